@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lb
+
+import (
+	"errors"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// ParseServiceKey reads what names a service on the command line and in files: ADDRESS:PORT (an IPv6 address in
+// brackets) and a protocol. The error is an ErrInvalid and names the offending word.
+func ParseServiceKey(addrport, protocol string) (ServiceKey, error) {
+	p, err := ParseProtocol(protocol)
+	if err != nil {
+		return ServiceKey{}, err
+	}
+	host, port, err := splitAddrPort(addrport)
+	if err != nil {
+		return ServiceKey{}, err
+	}
+	addr, err := ParseVIP(host)
+	if err != nil {
+		return ServiceKey{}, err
+	}
+	number, err := ParsePort(port)
+	if err != nil {
+		return ServiceKey{}, err
+	}
+	return ServiceKey{Addr: netip.AddrPortFrom(addr, number), Protocol: p}, nil
+}
+
+// splitAddrPort separates ADDRESS:PORT, and takes the brackets off an IPv6 address.
+func splitAddrPort(word string) (host, port string, err error) {
+	if inside, ok := strings.CutPrefix(word, "["); ok {
+		host, port, ok = strings.Cut(inside, "]:")
+		if !ok || !strings.Contains(host, ":") {
+			return "", "", invalidf("service %q: want [IPV6-ADDRESS]:PORT", word)
+		}
+		return host, port, nil
+	}
+	host, port, ok := strings.Cut(word, ":")
+	if !ok {
+		return "", "", invalidf("service %q has no port: want ADDRESS:PORT", word)
+	}
+	if strings.Contains(port, ":") {
+		return "", "", invalidf("service %q: an IPv6 address needs brackets: want [ADDRESS]:PORT", word)
+	}
+	return host, port, nil
+}
+
+// ParseVIP reads a virtual address: unicast, not loopback, no zone, and IPv4 not in IPv6 form. The error is an
+// ErrInvalid and names the address.
+func ParseVIP(word string) (netip.Addr, error) {
+	return parseUnicast("VIP", word)
+}
+
+// ParseBackendAddr reads a real server's address, which must be of the same kind as a VIP. The error is an ErrInvalid
+// and names the address.
+func ParseBackendAddr(word string) (netip.Addr, error) {
+	return parseUnicast("backend", word)
+}
+
+func parseUnicast(role, word string) (netip.Addr, error) {
+	addr, err := netip.ParseAddr(word)
+	if err != nil {
+		return netip.Addr{}, invalidf("%s %q is not an IP address", role, word)
+	}
+	if err := validateUnicast(role, addr); err != nil {
+		return netip.Addr{}, err
+	}
+	return addr, nil
+}
+
+// validateUnicast refuses every address that cannot be a host's on a network; role begins the message.
+func validateUnicast(role string, addr netip.Addr) error {
+	switch {
+	case !addr.IsValid():
+		return invalidf("%s has no address", role)
+	case addr.Zone() != "":
+		return invalidf("%s %s: a zone cannot be given, the interface is found by the route", role, addr)
+	case addr.Is4In6():
+		return invalidf("%s %s is an IPv4 address in IPv6 form: write %s", role, addr, addr.Unmap())
+	case addr.IsUnspecified():
+		return invalidf("%s %s is the unspecified address", role, addr)
+	case addr.IsLoopback():
+		return invalidf("%s %s is a loopback address", role, addr)
+	case addr.IsMulticast():
+		return invalidf("%s %s is a multicast address", role, addr)
+	case addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return invalidf("%s %s is the broadcast address", role, addr)
+	}
+	return nil
+}
+
+// ParsePort reads a port in decimal, 1 to 65535. The error is an ErrInvalid and names the word.
+func ParsePort(word string) (uint16, error) {
+	n, err := parseNumber("port", word, 1, 65535)
+	return uint16(n), err
+}
+
+// ParseWeight reads a weight in decimal, 0 to MaxWeight. The error is an ErrInvalid and names the word.
+func ParseWeight(word string) (uint32, error) {
+	n, err := parseNumber("weight", word, 0, MaxWeight)
+	return uint32(n), err
+}
+
+// parseNumber reads a decimal number of min..max. What is a number shows bare in the error, anything else quoted.
+func parseNumber(what, word string, min, max int64) (int64, error) {
+	n, err := strconv.ParseInt(word, 10, 64)
+	if err != nil && !errors.Is(err, strconv.ErrRange) || strings.HasPrefix(word, "+") {
+		return 0, invalidf("%s %q: want %d to %d", what, word, min, max)
+	}
+	if n < min || n > max {
+		return 0, invalidf("%s %s: want %d to %d", what, word, min, max)
+	}
+	return n, nil
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lb
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// Verb is what a change does.
+type Verb byte
+
+// The verbs; as characters they begin a change's line in a printed plan.
+const (
+	Add    Verb = '+'
+	Set    Verb = '~'
+	Delete Verb = '-'
+)
+
+// Change is one step from a state to another: of a service's own columns, or of one backend.
+type Change struct {
+	Verb    Verb
+	Service ServiceKey
+	Backend netip.Addr // the zero Addr: the change is of the service itself
+	Before  Columns    // zero for Add
+	After   Columns    // zero for Delete
+}
+
+// Columns is what a change can change: Scheduler of a service, Weight and Hop of a backend. The others are zero.
+type Columns struct {
+	Scheduler Scheduler
+	Weight    uint32
+	Hop       NextHop
+}
+
+// Plan is the way from one state to another. The changes can be read, and applied, from top to bottom: services in
+// their order, a service before the backends that it gets, and after the backends that go with it.
+type Plan struct {
+	From, To State
+	Changes  []Change
+}
+
+// Empty says whether there is nothing to do.
+func (p Plan) Empty() bool {
+	return len(p.Changes) == 0
+}
+
+// Diff finds the changes that lead from one state to another; both must be valid. The plan refers to the two states, it
+// does not copy them.
+func Diff(from, to State) Plan {
+	plan := Plan{From: from, To: to}
+	a, b := from.Services, to.Services
+	for len(a) > 0 || len(b) > 0 {
+		order := 0
+		switch {
+		case len(a) == 0:
+			order = 1
+		case len(b) == 0:
+			order = -1
+		default:
+			order = a[0].ServiceKey.Compare(b[0].ServiceKey)
+		}
+		switch {
+		case order < 0:
+			plan.deleteService(&a[0])
+			a = a[1:]
+		case order > 0:
+			plan.addService(&b[0])
+			b = b[1:]
+		default:
+			plan.changeService(&a[0], &b[0])
+			a, b = a[1:], b[1:]
+		}
+	}
+	return plan
+}
+
+func (p *Plan) addService(s *Service) {
+	p.Changes = append(p.Changes, Change{Verb: Add, Service: s.ServiceKey, After: Columns{Scheduler: s.Scheduler}})
+	for i := range s.Backends {
+		p.addBackend(s.ServiceKey, &s.Backends[i])
+	}
+}
+
+func (p *Plan) deleteService(s *Service) {
+	for i := range s.Backends {
+		p.deleteBackend(s.ServiceKey, &s.Backends[i])
+	}
+	p.Changes = append(p.Changes, Change{Verb: Delete, Service: s.ServiceKey, Before: Columns{Scheduler: s.Scheduler}})
+}
+
+// changeService compares two services of the same key.
+func (p *Plan) changeService(from, to *Service) {
+	if from.Scheduler != to.Scheduler {
+		p.Changes = append(p.Changes, Change{
+			Verb: Set, Service: to.ServiceKey,
+			Before: Columns{Scheduler: from.Scheduler}, After: Columns{Scheduler: to.Scheduler},
+		})
+	}
+	a, b := from.Backends, to.Backends
+	for len(a) > 0 || len(b) > 0 {
+		switch {
+		case len(b) == 0 || len(a) > 0 && a[0].Addr.Less(b[0].Addr):
+			p.deleteBackend(to.ServiceKey, &a[0])
+			a = a[1:]
+		case len(a) == 0 || b[0].Addr.Less(a[0].Addr):
+			p.addBackend(to.ServiceKey, &b[0])
+			b = b[1:]
+		default:
+			p.changeBackend(to.ServiceKey, &a[0], &b[0])
+			a, b = a[1:], b[1:]
+		}
+	}
+}
+
+func (p *Plan) addBackend(key ServiceKey, b *Backend) {
+	p.Changes = append(p.Changes, Change{Verb: Add, Service: key, Backend: b.Addr, After: b.columns()})
+}
+
+func (p *Plan) deleteBackend(key ServiceKey, b *Backend) {
+	p.Changes = append(p.Changes, Change{Verb: Delete, Service: key, Backend: b.Addr, Before: b.columns()})
+}
+
+// changeBackend compares two backends of the same address.
+func (p *Plan) changeBackend(key ServiceKey, from, to *Backend) {
+	before, after := from.columns(), to.columns()
+	if before != after {
+		p.Changes = append(p.Changes, Change{Verb: Set, Service: key, Backend: to.Addr, Before: before, After: after})
+	}
+}
+
+func (b *Backend) columns() Columns {
+	return Columns{Weight: b.Weight, Hop: b.Hop}
+}
+
+// String is the change in one line: "+ service TCP 172.10.0.9:80 rr", "- backend 192.168.60.8 of TCP 172.10.0.9:80",
+// "~ backend 192.168.60.8 of TCP 172.10.0.9:80 weight 1 -> 2".
+func (c Change) String() string {
+	if !c.Backend.IsValid() {
+		return fmt.Sprintf("%c service %s%s", c.Verb, c.Service, c.serviceDetail())
+	}
+	return fmt.Sprintf("%c backend %s of %s%s", c.Verb, c.Backend, c.Service, c.backendDetail())
+}
+
+func (c Change) serviceDetail() string {
+	switch c.Verb {
+	case Add:
+		return " " + c.After.Scheduler.String()
+	case Set:
+		return fmt.Sprintf(" scheduler %s -> %s", c.Before.Scheduler, c.After.Scheduler)
+	}
+	return ""
+}
+
+func (c Change) backendDetail() string {
+	switch c.Verb {
+	case Add:
+		return fmt.Sprintf(" weight %d", c.After.Weight)
+	case Set:
+		var parts []string
+		if c.Before.Weight != c.After.Weight {
+			parts = append(parts, fmt.Sprintf("weight %d -> %d", c.Before.Weight, c.After.Weight))
+		}
+		if c.Before.Hop != c.After.Hop {
+			parts = append(parts, fmt.Sprintf("next hop %s -> %s", c.Before.Hop, c.After.Hop))
+		}
+		return " " + strings.Join(parts, ", ")
+	}
+	return ""
+}

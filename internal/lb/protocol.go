@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lb
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Protocol is an IP protocol number (IANA), one of TCP and UDP.
+type Protocol uint8
+
+// The protocols that a service can have.
+const (
+	TCP Protocol = 6
+	UDP Protocol = 17
+)
+
+// String returns the protocol's name in lower case: "tcp".
+func (p Protocol) String() string {
+	switch p {
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	}
+	return fmt.Sprintf("protocol %d", uint8(p))
+}
+
+// ParseProtocol reads "tcp" or "udp", in upper or lower case. The error is an ErrInvalid and names the word.
+func ParseProtocol(word string) (Protocol, error) {
+	switch strings.ToLower(word) {
+	case "tcp":
+		return TCP, nil
+	case "udp":
+		return UDP, nil
+	}
+	return 0, invalidf("unknown protocol %q: want tcp or udp", word)
+}
+
+func (p Protocol) validate() error {
+	if p != TCP && p != UDP {
+		return invalidf("%s: want tcp or udp", p)
+	}
+	return nil
+}

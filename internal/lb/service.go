@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lb
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// MaxWeight is the largest weight; the smallest, 0, quiesces a backend (no new flows, the old ones go on).
+const MaxWeight = 1<<31 - 1
+
+// MaxVLAN is the largest id that an 802.1Q tag can name (4095 is reserved).
+const MaxVLAN = 4094
+
+// ServiceKey names a virtual service.
+type ServiceKey struct {
+	Addr     netip.AddrPort // the VIP (unicast, not loopback, unmapped, no zone) and port (not 0)
+	Protocol Protocol
+}
+
+// Service is a virtual service with its backends, sorted by address.
+type Service struct {
+	ServiceKey
+	Scheduler Scheduler
+	Backends  []Backend
+}
+
+// Backend is a real server of one service.
+type Backend struct {
+	Addr   netip.Addr // RIP, of the service's family
+	Weight uint32     // 0..MaxWeight
+	Hop    NextHop
+}
+
+// NextHop is where a backend's frames are sent. The zero MAC means that it is not known (yet): such a backend gets no
+// new flows.
+type NextHop struct {
+	MAC     [6]byte
+	Ifindex int    // of an attached interface
+	VLAN    uint16 // 0: the frame keeps its tags as they are; 1..MaxVLAN: its outer tag gets this id, or one is pushed
+	Static  bool   // MAC and interface were given by the operator and are not resolved again
+}
+
+// String names the service as listings do: "TCP 172.10.0.9:80", "UDP [2001:db8::64]:53".
+func (k ServiceKey) String() string {
+	return strings.ToUpper(k.Protocol.String()) + " " + k.Addr.String()
+}
+
+// Compare orders services as ipvsadm lists them: IPv4 before IPv6, then by protocol number, address and port.
+func (k ServiceKey) Compare(other ServiceKey) int {
+	return cmp.Or(
+		cmp.Compare(k.Addr.Addr().BitLen(), other.Addr.Addr().BitLen()),
+		cmp.Compare(k.Protocol, other.Protocol),
+		k.Addr.Addr().Compare(other.Addr.Addr()),
+		cmp.Compare(k.Addr.Port(), other.Addr.Port()),
+	)
+}
+
+func (k ServiceKey) validate() error {
+	if err := validateUnicast("VIP", k.Addr.Addr()); err != nil {
+		return err
+	}
+	if k.Addr.Port() == 0 {
+		return invalidf("port 0: want 1 to 65535")
+	}
+	return k.Protocol.validate()
+}
+
+// Backend finds a backend by its address. The pointer is into the service and good until its backends change.
+func (s *Service) Backend(addr netip.Addr) (*Backend, bool) {
+	i, found := s.find(addr)
+	if !found {
+		return nil, false
+	}
+	return &s.Backends[i], true
+}
+
+// find returns where the backend is, or where it belongs.
+func (s *Service) find(addr netip.Addr) (int, bool) {
+	return slices.BinarySearchFunc(s.Backends, addr, func(b Backend, addr netip.Addr) int {
+		return b.Addr.Compare(addr)
+	})
+}
+
+// sortBackends puts the backends in the order that every Service of a State has.
+func (s *Service) sortBackends() {
+	slices.SortStableFunc(s.Backends, func(a, b Backend) int { return a.Addr.Compare(b.Addr) })
+}
+
+// validate checks the service and its backends, which must be sorted and different.
+func (s *Service) validate() error {
+	if err := s.ServiceKey.validate(); err != nil {
+		return fmt.Errorf("service %s: %w", s.ServiceKey, err)
+	}
+	if err := s.Scheduler.validate(); err != nil {
+		return fmt.Errorf("service %s: %w", s.ServiceKey, err)
+	}
+	for i := range s.Backends {
+		if err := s.validateBackend(&s.Backends[i]); err != nil {
+			return err
+		}
+		if i == 0 {
+			continue
+		}
+		switch order := s.Backends[i-1].Addr.Compare(s.Backends[i].Addr); {
+		case order == 0:
+			return backendError(s.ServiceKey, s.Backends[i].Addr, ErrExists)
+		case order > 0:
+			return invalidf("backend %s of %s is out of order", s.Backends[i].Addr, s.ServiceKey)
+		}
+	}
+	return nil
+}
+
+// validateBackend checks one backend of the service by itself.
+func (s *Service) validateBackend(b *Backend) error {
+	if err := validateUnicast("backend", b.Addr); err != nil {
+		return fmt.Errorf("service %s: %w", s.ServiceKey, err)
+	}
+	vip := s.Addr.Addr()
+	switch {
+	case b.Addr.Is4() && !vip.Is4():
+		return invalidf("backend %s is IPv4, the service %s is IPv6", b.Addr, s.ServiceKey)
+	case !b.Addr.Is4() && vip.Is4():
+		return invalidf("backend %s is IPv6, the service %s is IPv4", b.Addr, s.ServiceKey)
+	case b.Addr == vip:
+		return invalidf("backend %s is the VIP of the service %s itself", b.Addr, s.ServiceKey)
+	case b.Weight > MaxWeight:
+		return invalidf("backend %s of %s: weight %d: want 0 to %d", b.Addr, s.ServiceKey, b.Weight, MaxWeight)
+	}
+	if err := b.Hop.validate(); err != nil {
+		return fmt.Errorf("backend %s of %s: %w", b.Addr, s.ServiceKey, err)
+	}
+	return nil
+}
+
+// Known says whether frames can be sent there: a backend with an unknown next hop gets no new flows.
+func (h NextHop) Known() bool {
+	return h.MAC != [6]byte{}
+}
+
+// String describes the next hop in one line: "02:00:00:00:00:08 on interface 3, VLAN 100, static", "unknown".
+func (h NextHop) String() string {
+	var b strings.Builder
+	if h.Known() {
+		fmt.Fprintf(&b, "%02x:%02x:%02x:%02x:%02x:%02x", h.MAC[0], h.MAC[1], h.MAC[2], h.MAC[3], h.MAC[4], h.MAC[5])
+	} else {
+		b.WriteString("unknown")
+	}
+	if h.Ifindex != 0 {
+		fmt.Fprintf(&b, " on interface %d", h.Ifindex)
+	}
+	if h.VLAN != 0 {
+		fmt.Fprintf(&b, ", VLAN %d", h.VLAN)
+	}
+	if h.Static {
+		b.WriteString(", static")
+	}
+	return b.String()
+}
+
+func (h NextHop) validate() error {
+	switch {
+	case h.MAC[0]&1 != 0:
+		return invalidf("MAC %02x:%02x:%02x:%02x:%02x:%02x is a group address, not one host's",
+			h.MAC[0], h.MAC[1], h.MAC[2], h.MAC[3], h.MAC[4], h.MAC[5])
+	case h.VLAN > MaxVLAN:
+		return invalidf("VLAN %d: want 0 to %d", h.VLAN, MaxVLAN)
+	case h.Ifindex < 0:
+		return invalidf("interface index %d is negative", h.Ifindex)
+	}
+	return nil
+}
