@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The way out: TTL, VLAN, MAC addresses, and the interface. Nothing else of the frame changes. */
+#ifndef XDPLB_FORWARD_H
+#define XDPLB_FORWARD_H
+
+#include "count.h"
+#include "maps.h"
+#include "parse.h"
+
+#define VLAN_ID_MASK 0x0fff
+#define VLAN_TAG_BYTES ((int)sizeof(struct vlan_tag))
+
+union next_hop_word {
+	struct next_hop hop;
+	__u64 word;
+};
+
+union egress_words {
+	struct egress egress;
+	__u64 word[2];
+};
+
+static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
+{
+	return *(const __u16 *)a == *(const __u16 *)b &&
+	       *(const __u16 *)(a + 2) == *(const __u16 *)(b + 2) &&
+	       *(const __u16 *)(a + 4) == *(const __u16 *)(b + 4);
+}
+
+static __always_inline bool is_zero_mac(const __u8 *mac)
+{
+	return !(*(const __u16 *)mac | *(const __u16 *)(mac + 2) | *(const __u16 *)(mac + 4));
+}
+
+/*
+ * Whether the frame was sent to the interface that it came in by. A switch that floods a frame which we have sent to
+ * a real server brings it back to us: its IP destination is still the VIP, and only its MAC says that it is not ours.
+ */
+static __always_inline bool is_addressed_to_us(const struct packet *p)
+{
+	__u32 ifindex = p->ctx->ingress_ifindex;
+	const struct interface *in = bpf_map_lookup_elem(&interfaces, &ifindex);
+
+	return in && same_mac(p->eth->h_dest, in->mac);
+}
+
+/* One hop less, with the checksum adjusted for it (RFC 1141). */
+static __always_inline bool spend_hop(struct packet *p, struct family family)
+{
+	__u32 check;
+
+	if (family.is_ip6) {
+		if (p->ip6->hop_limit <= 1)
+			return false;
+		p->ip6->hop_limit--;
+		return true;
+	}
+	if (p->ip4->ttl <= 1)
+		return false;
+	p->ip4->ttl--;
+	check = p->ip4->check + bpf_htons(0x0100);
+	p->ip4->check = check + (check >= 0xffff);
+	return true;
+}
+
+/* Puts a tag into a frame that has none. Every pointer into the packet is void afterwards, but for p->eth. */
+static __always_inline bool push_tag(struct packet *p, __u16 vlan)
+{
+	struct {
+		struct ethhdr eth;
+		struct vlan_tag tag;
+	} __attribute__((packed)) *tagged;
+	struct ethhdr untagged = *p->eth;
+	void *data;
+
+	if (bpf_xdp_adjust_head(p->ctx, -VLAN_TAG_BYTES))
+		return false;
+	data = (void *)(long)p->ctx->data;
+	tagged = data;
+	if (data + sizeof(*tagged) > (void *)(long)p->ctx->data_end)
+		return false;
+	tagged->tag.tci = bpf_htons(vlan);
+	tagged->tag.protocol = untagged.h_proto;
+	untagged.h_proto = bpf_htons(ETH_P_8021Q);
+	tagged->eth = untagged;
+	p->eth = &tagged->eth;
+	return true;
+}
+
+static __always_inline bool set_vlan(struct packet *p, __u16 vlan)
+{
+	if (!vlan)
+		return true;
+	if (!p->tag)
+		return push_tag(p, vlan);
+	p->tag->tci = (p->tag->tci & bpf_htons(~VLAN_ID_MASK & 0xffff)) | bpf_htons(vlan);
+	return true;
+}
+
+static __always_inline enum reason forward(struct packet *p, struct family family, __u32 id)
+{
+	const struct backend *backend = bpf_map_lookup_elem(&backends, &id);
+	__u32 in = p->ctx->ingress_ifindex;
+	union egress_words out;
+	union next_hop_word to;
+	const struct egress *egress;
+	__u32 index;
+
+	if (!backend)
+		return REASON_INTERNAL;
+	to.word = *(const volatile __u64 *)&backend->next_hop;
+	if (is_zero_mac(to.hop.mac))
+		return REASON_NO_NEIGHBOUR;
+	index = to.hop.egress;
+	egress = bpf_map_lookup_elem(&egresses, &index);
+	if (!egress)
+		return REASON_INTERNAL;
+	out.word[0] = ((const volatile __u64 *)egress)[0];
+	out.word[1] = ((const volatile __u64 *)egress)[1];
+
+	/* out of the interface that it came in by, that interface's address is at hand */
+	if (out.egress.ifindex == in ? !same_mac(p->eth->h_dest, out.egress.mac) :
+				       !is_addressed_to_us(p))
+		return REASON_OTHER_HOST;
+	if (out.egress.ifindex != in && p->bytes > out.egress.mtu)
+		return REASON_TOO_BIG;
+	if (!spend_hop(p, family))
+		return REASON_TTL_EXCEEDED;
+	if (!set_vlan(p, out.egress.vlan))
+		return REASON_NO_HEADROOM;
+	__builtin_memcpy(p->eth->h_dest, to.hop.mac, ETH_ALEN);
+	__builtin_memcpy(p->eth->h_source, out.egress.mac, ETH_ALEN);
+
+	count_packet(id, p->bytes);
+	if (out.egress.ifindex == in)
+		return REASON_TX;
+	return bpf_redirect(out.egress.ifindex, 0) == XDP_REDIRECT ? REASON_REDIRECT :
+								      REASON_INTERNAL;
+}
+
+#endif

@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Every map: how it is keyed, who writes it ("user": the control plane, "prog": the program) and who reads it. Sizes
+ * that say CAPACITY are set by user space before the program is loaded; the figures here are the defaults.
+ */
+#ifndef XDPLB_MAPS_H
+#define XDPLB_MAPS_H
+
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "types.h"
+
+#define SIDES 2
+#define EGRESSES 1024
+#define INTERFACES 256
+#define FRAGMENTS 16384
+
+/* user writes, user reads: what schema these pins have */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct meta);
+} meta SEC(".maps");
+
+/* user writes (mmap), prog reads: which side is live */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct config);
+} config SEC(".maps");
+
+/* The sides. user builds a whole inner map and puts it in; prog reads. Inner maps are never changed once live. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, SIDES);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_HASH);
+		__uint(max_entries, 1);
+		__type(key, struct service_key4);
+		__type(value, struct service);
+	});
+} services4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, SIDES);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_HASH);
+		__uint(max_entries, 1);
+		__type(key, struct service_key6);
+		__type(value, struct service);
+	});
+} services6 SEC(".maps");
+
+/* user only: the cold columns of each backend of a side, keyed by backend id */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, SIDES);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_HASH);
+		__uint(max_entries, 1);
+		__type(key, __u32);
+		__type(value, struct backend_columns);
+	});
+} backend_info SEC(".maps");
+
+/*
+ * user builds, prog reads: a service's lookup table, keyed by table id (service.table). A table is never changed once
+ * live; a service that changes gets another id, so there are twice as many ids as services. CAPACITY
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 2 * 4096);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_ARRAY);
+		__uint(max_entries, 1);
+		__uint(map_flags, BPF_F_INNER_MAP | BPF_F_MMAPABLE);
+		__type(key, __u32);
+		__type(value, struct slots);
+	});
+} tables SEC(".maps");
+
+/* prog adds (atomically, all CPUs), user reads: keyed by service id. CAPACITY */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, struct cursor);
+} cursors SEC(".maps");
+
+/* user writes (mmap, word by word), prog reads: keyed by backend id; id 0 is none. CAPACITY */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct backend);
+} backends SEC(".maps");
+
+/* prog adds, user reads and zeroes when the id is given to a new backend: keyed by backend id. CAPACITY */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, struct counters);
+} backend_counters SEC(".maps");
+
+/*
+ * user only: what the removed backends of a service had counted, keyed by service id. A service's counters are these
+ * and its backends' summed. CAPACITY
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, struct counters);
+} retired_counters SEC(".maps");
+
+/* user writes (mmap, word by word), prog reads: keyed by next_hop.egress; index 0 is none */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, EGRESSES);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct egress);
+} egresses SEC(".maps");
+
+/* user writes at attach and detach, prog reads: keyed by ifindex */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, INTERFACES);
+	__type(key, __u32);
+	__type(value, struct interface);
+} interfaces SEC(".maps");
+
+/* prog writes, user reads. Flows of TCP after the handshake, and of UDP. CAPACITY */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1048576);
+	__type(key, struct flow_key4);
+	__type(value, struct flow);
+} flows4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1048576);
+	__type(key, struct flow_key6);
+	__type(value, struct flow);
+} flows6 SEC(".maps");
+
+/* prog writes, user reads. TCP flows of which only SYNs were seen: a flood evicts its own kind. CAPACITY: flows / 8 */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 131072);
+	__type(key, struct flow_key4);
+	__type(value, struct flow);
+} syns4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 131072);
+	__type(key, struct flow_key6);
+	__type(value, struct flow);
+} syns6 SEC(".maps");
+
+/* prog writes and reads: where the first fragment of a datagram went */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, FRAGMENTS);
+	__type(key, struct fragment_key);
+	__type(value, struct flow);
+} fragments SEC(".maps");
+
+/* prog adds, user reads: packets by enum reason */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, REASON_COUNT);
+	__type(key, __u32);
+	__type(value, __u64);
+} reasons SEC(".maps");
+
+/* What differs between IPv4 and IPv6. Always a constant where it is used, so that it costs nothing. */
+struct family {
+	bool is_ip6;
+	void *services;
+	void *flows;
+	void *syns;
+};
+
+/*
+ * Clang describes a type in BTF only if something of that type exists; for the inner maps' keys and values, and for the
+ * enums that only Go reads, this does. No loader looks at a section of this name.
+ */
+const struct {
+	struct service_key4 service_key4;
+	struct service_key6 service_key6;
+	struct service service;
+	struct slots slots;
+	struct backend_columns backend_info;
+	enum scheduler scheduler;
+	enum flow_state flow_state;
+	enum timeout timeout;
+	enum reason reason;
+} described SEC(".described");
+
+#endif

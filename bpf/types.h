@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Every struct and enum that the program shares with Go. bpf2go derives the Go types from here (through BTF); none is
+ * written twice. Anything that changes a size, an offset or a meaning in this file raises SCHEMA.
+ *
+ * Words: every field that changes while packets read it is part of one aligned 64-bit word, which user space and the
+ * program store and load whole. Longer values are only ever published by a new epoch (see struct config).
+ */
+#ifndef XDPLB_TYPES_H
+#define XDPLB_TYPES_H
+
+#include <linux/types.h>
+
+/* Version of everything in this file and in maps.h; kept in the pinned map "meta". */
+enum schema {
+	SCHEMA = 1,
+};
+
+/*
+ * Time on the packet path is counted in ticks of 2^30 ns (1.074 s) of CLOCK_MONOTONIC: a shift where seconds would be
+ * a 64-bit division.
+ */
+#define TICK_SHIFT 30
+
+/* How a service chooses the backend of a new flow, by LVS's names. */
+enum scheduler {
+	SCHEDULER_RR = 1,
+	SCHEDULER_WRR = 2,
+	SCHEDULER_SH = 3, /* this and all that follow place a flow by a hash of its client, not by turn */
+	SCHEDULER_MH = 4,
+};
+
+/* What a flow has come to, as far as the client's half of the traffic shows it. */
+enum flow_state {
+	FLOW_SYN = 1,	      /* TCP: a SYN and nothing after it (table syns4, syns6) */
+	FLOW_ESTABLISHED = 2, /* TCP */
+	FLOW_FIN = 3,	      /* TCP: the client has sent FIN */
+	FLOW_CLOSED = 4,      /* TCP: the client has sent RST */
+	FLOW_UDP = 5,
+	FLOW_FRAGMENT = 6, /* map fragments only */
+};
+
+/*
+ * How long a flow may be idle, in ticks, rounded up. The seconds are LVS's (tcp_timeouts, udp_timeouts): after it a new
+ * SYN or datagram is scheduled afresh. Any other TCP packet still follows its entry, as long as that is there: the
+ * timeout exists to free memory, not to break a connection whose real server is known.
+ */
+enum timeout {
+	TIMEOUT_SYN = 56,	   /* 60 s */
+	TIMEOUT_ESTABLISHED = 839, /* 900 s */
+	TIMEOUT_FIN = 112,	   /* 120 s */
+	TIMEOUT_CLOSED = 10,	   /* 10 s */
+	TIMEOUT_UDP = 280,	   /* 300 s */
+	TIMEOUT_FRAGMENT = 28,	   /* 30 s (net.ipv4.ipfrag_time) */
+};
+
+/*
+ * Why a packet met the verdict that it met; index of the map "reasons". Every packet that the program sees counts
+ * exactly one. The verdict of each reason stands in count.h.
+ */
+enum reason {
+	REASON_TX,		    /* sent to its backend out of the interface that it came in by */
+	REASON_REDIRECT,	    /* sent to its backend out of another interface */
+	/* passed to the director's own stack */
+	REASON_NOT_IP,		    /* ARP, LLDP, more than two VLAN tags, ... */
+	REASON_OTHER_PROTOCOL,	    /* IP, but neither TCP nor UDP nor an ICMP error: ping, ND, OSPF, ... */
+	REASON_NO_SERVICE,	    /* TCP or UDP, but (address, port, protocol) is no service */
+	REASON_OTHER_HOST,	    /* for a service, but the frame's destination MAC is not this interface's */
+	REASON_MALFORMED,	    /* lengths or offsets that do not fit together */
+	REASON_NO_BACKEND,	    /* the service has no backend that takes new flows */
+	REASON_NO_CONNECTION,	    /* TCP without SYN, of no known flow; not for the hashing schedulers */
+	REASON_ICMP_UNMATCHED,	    /* an ICMP error that quotes no known flow */
+	REASON_FRAGMENT_UNMATCHED,  /* a later fragment whose first one was not seen */
+	/* dropped */
+	REASON_TTL_EXCEEDED,	    /* TTL or hop limit used up: the guard against loops */
+	REASON_NO_NEIGHBOUR,	    /* the backend's MAC address is not known */
+	REASON_FLOW_TABLE_FULL,	    /* the kernel could not store the new flow */
+	REASON_TOO_BIG,		    /* larger than the MTU of the interface towards the backend */
+	REASON_NO_HEADROOM,	    /* no room in front of the frame for a VLAN tag */
+	REASON_INTERNAL,	    /* a slot, table or backend that must exist does not: a bug or a half-made configuration */
+	REASON_COUNT,
+};
+
+/* ---- Configuration: built by user space beside the live one, published whole by one store of config.epoch. ---- */
+
+/*
+ * The maps services4, services6 and backend_info are arrays of two inner maps, "sides". Packets use side (epoch & 1);
+ * user space builds the other one and then stores epoch + 1.
+ */
+struct config {
+	__u64 epoch;
+};
+
+struct service_key4 {
+	__be32 address;
+	__be16 port;
+	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP */
+	__u8 zero;
+};
+
+struct service_key6 {
+	__u8 address[16];
+	__be16 port;
+	__u8 protocol;
+	__u8 zero;
+};
+
+struct service {
+	__u32 id;	 /* index of cursors; stays with the service for its life */
+	__u32 table;	 /* index of tables */
+	__u32 slots;	 /* entries of that table, 0: no backend takes new flows */
+	__u32 scheduler; /* enum scheduler */
+};
+
+/* Two slots of a service's lookup table; slot i is table[i / 2].backend[i % 2]. */
+struct slots {
+	__u32 backend[2];
+};
+
+/* What only user space reads of a backend; key: backend id. */
+struct backend_columns {
+	__u8 address[16];   /* IPv4 in the first four bytes */
+	__u32 service;	    /* service id */
+	__u32 weight;	    /* 0..2147483647 */
+	__u8 family;	    /* 4 or 6 */
+	__u8 static_hop;    /* the next hop was given by the operator */
+	__u8 zero[6];
+};
+
+/* ---- Live words: changed in place, one 64-bit word at a time. ---- */
+
+/* Where a backend's frames go: one word. */
+struct next_hop {
+	__u8 mac[6];  /* all zero: not known */
+	__u16 egress; /* index of egresses, 0: none */
+} __attribute__((aligned(8)));
+
+/*
+ * A backend is one real server of one service. Its generation is raised when it is removed, and with that every flow
+ * that points to it is stale at once, also when the id is given to another backend later.
+ */
+struct backend {
+	struct next_hop next_hop; /* word 0 */
+	__u32 generation;	  /* word 1 */
+	__u32 in_use;		  /* word 1; 1: some configuration has it, or had it until a crash (then repaired) */
+};
+
+/* A way out: an attached interface, and the VLAN on it. Index 0 is none. */
+struct egress {
+	__u8 mac[6];   /* word 0: the interface's own address, which becomes the frame's source */
+	__u16 vlan;    /* word 0: 0: tags stay as they are; 1..4094: id that the outer tag gets */
+	__u32 ifindex; /* word 1; 0: free */
+	__u32 mtu;     /* word 1: bytes of IP */
+};
+
+/* An interface that carries the program; key: ifindex. One word. */
+struct interface {
+	__u8 mac[6];
+	__u8 zero[2];
+};
+
+/* ---- Flows ---- */
+
+struct flow_key4 {
+	__be32 client;
+	__be32 vip;
+	__be16 client_port;
+	__be16 vip_port;
+	__u8 protocol;
+	__u8 zero[3];
+};
+
+struct flow_key6 {
+	__u8 client[16];
+	__u8 vip[16];
+	__be16 client_port;
+	__be16 vip_port;
+	__u8 protocol;
+	__u8 zero[3];
+};
+
+/* The fragments of one datagram; IPv4 addresses in the first four bytes. */
+struct fragment_key {
+	__u8 source[16];
+	__u8 destination[16];
+	__u32 id; /* as on the wire; IPv4's 16 bits zero-extended */
+	__u8 protocol;
+	__u8 family; /* 4 or 6 */
+	__u8 zero[2];
+};
+
+/* Which backend, and which life of it: one word. */
+struct target {
+	__u32 backend;
+	__u32 generation;
+} __attribute__((aligned(8)));
+
+struct flow {
+	struct target target; /* word 0 */
+	__u32 seen;	      /* tick of the last packet */
+	__u32 state;	      /* enum flow_state */
+};
+
+/* ---- Counters and state per service ---- */
+
+/* Per backend and CPU. bytes are IP bytes, as LVS counts them: no Ethernet header. */
+struct counters {
+	__u64 connections;
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* The next position of rr and wrr, shared by all CPUs; a cache line of its own. */
+struct cursor {
+	__u64 next;
+	__u64 zero[7];
+};
+
+/* Says what the pins are. */
+struct meta {
+	enum schema schema; /* of the program that created them */
+	__u32 zero;
+};
+
+#define ASSERT_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " is not " #size " bytes")
+ASSERT_SIZE(struct config, 8);
+ASSERT_SIZE(struct service_key4, 8);
+ASSERT_SIZE(struct service_key6, 20);
+ASSERT_SIZE(struct service, 16);
+ASSERT_SIZE(struct slots, 8);
+ASSERT_SIZE(struct backend_columns, 32);
+ASSERT_SIZE(struct next_hop, 8);
+ASSERT_SIZE(struct backend, 16);
+ASSERT_SIZE(struct egress, 16);
+ASSERT_SIZE(struct interface, 8);
+ASSERT_SIZE(struct flow_key4, 16);
+ASSERT_SIZE(struct flow_key6, 40);
+ASSERT_SIZE(struct fragment_key, 40);
+ASSERT_SIZE(struct target, 8);
+ASSERT_SIZE(struct flow, 16);
+ASSERT_SIZE(struct counters, 24);
+ASSERT_SIZE(struct cursor, 64);
+ASSERT_SIZE(struct meta, 8);
+
+#endif
