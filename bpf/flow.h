@@ -80,6 +80,11 @@ static __always_inline bool is_expired(const struct flow *flow, __u32 now)
 	return now - flow->seen > timeout_of(flow->state);
 }
 
+static __always_inline bool is_over(const struct flow *flow)
+{
+	return flow->state == FLOW_FIN || flow->state == FLOW_CLOSED;
+}
+
 /*
  * Whether the packet goes where its flow's entry says. An opening packet or a datagram does not follow an expired
  * entry, and an opening packet not one whose connection has ended (LVS: conn_reuse_mode=1). Any other TCP packet does:
@@ -90,8 +95,8 @@ static __always_inline bool follows(const struct packet *p, const struct flow *f
 	if (!is_current(load_target(flow).target))
 		return false;
 	if (is_opening(p))
-		return flow->state < FLOW_FIN && !is_expired(flow, now);
-	return flow->state < FLOW_UDP || !is_expired(flow, now);
+		return !is_over(flow) && !is_expired(flow, now);
+	return flow->state != FLOW_UDP || !is_expired(flow, now);
 }
 
 /* Keeps the entry alive. Writes only what changed: most packets of a flow leave its cache line clean. */
@@ -125,7 +130,7 @@ static __always_inline long record(void *table, const void *key, union target_wo
 	if (!flow)
 		return -EEXIST; /* evicted between the two calls */
 	there = load_target(flow);
-	if (!is_expired(flow, now) && flow->state < FLOW_FIN && is_current(there.target)) {
+	if (!is_expired(flow, now) && !is_over(flow) && is_current(there.target)) {
 		*target = there;
 		return false;
 	}
