@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"fmt"
+	"strings"
+)
+
+// ARPMode is the way in which the router is kept from learning a real server's MAC address for the VIP.
+type ARPMode string
+
+// The ways, of which the first three work.
+const (
+	ARPStatic ARPMode = "static" // a permanent neighbour entry on the router; the real servers do nothing
+	ARPSysctl ARPMode = "sysctl" // arp_ignore and arp_announce on the real servers
+	ARPFilter ARPMode = "filter" // an nftables arp-family filter on the real servers
+	ARPNone   ARPMode = "none"   // nothing: the real servers answer for the VIP, and requests miss the director
+)
+
+// ParseARPMode reads one of the four words.
+func ParseARPMode(word string) (ARPMode, error) {
+	modes := []ARPMode{ARPStatic, ARPSysctl, ARPFilter, ARPNone}
+	words := make([]string, len(modes))
+	for i, mode := range modes {
+		if string(mode) == word {
+			return mode, nil
+		}
+		words[i] = string(mode)
+	}
+	return "", fmt.Errorf("unknown ARP mode %q: want one of %s", word, strings.Join(words, ", "))
+}
+
+// MaxBackends is the number of real servers for which a segment has addresses.
+const MaxBackends = 200
+
+// Options say which cluster is raised. The zero value is the reference cluster without web servers.
+type Options struct {
+	Backends    int     `json:"backends"`     // real servers on the directors' segment, 1 to MaxBackends; 0 means 2
+	FarBackends int     `json:"far_backends"` // real servers on a second segment, behind eth1 of the directors, 0 to MaxBackends
+	IPv6        bool    `json:"ipv6"`         // IPv6 addresses beside the IPv4 ones; without it IPv6 is off
+	ARP         ARPMode `json:"arp"`          // "" means ARPSysctl
+	Directors   int     `json:"directors"`    // 1 or 2; 0 means 1
+	WebServers  bool    `json:"web_servers"`  // nginx on every real server
+}
+
+// complete fills in the defaults and refuses what no cluster can have.
+func (o Options) complete() (Options, error) {
+	if o.Backends == 0 {
+		o.Backends = 2
+	}
+	if o.Directors == 0 {
+		o.Directors = 1
+	}
+	if o.ARP == "" {
+		o.ARP = ARPSysctl
+	}
+	if o.Backends < 1 || o.Backends > MaxBackends {
+		return o, fmt.Errorf("%d backends: want 1 to %d", o.Backends, MaxBackends)
+	}
+	if o.FarBackends < 0 || o.FarBackends > MaxBackends {
+		return o, fmt.Errorf("%d far backends: want 0 to %d", o.FarBackends, MaxBackends)
+	}
+	if o.Directors != 1 && o.Directors != 2 {
+		return o, fmt.Errorf("%d directors: want 1 or 2", o.Directors)
+	}
+	if _, err := ParseARPMode(string(o.ARP)); err != nil {
+		return o, err
+	}
+	return o, nil
+}
