@@ -124,7 +124,8 @@ struct backend_columns {
 	__u32 weight;	    /* 0..2147483647 */
 	__u8 family;	    /* 4 or 6 */
 	__u8 static_hop;    /* the next hop was given by the operator */
-	__u8 zero[6];
+	__u8 listed;	    /* it is in the lookup table of this side */
+	__u8 zero[5];
 };
 
 /* ---- Live words: changed in place, one 64-bit word at a time. ---- */

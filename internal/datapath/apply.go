@@ -48,10 +48,11 @@ func (l *layout) steps(d *Datapath) []step {
 	}
 	steps = append(steps, step{"changing next hops", func() error { return storeHops(d, l.gained) }})
 	if l.newSide {
-		steps = append(steps,
-			step{"publishing", func() error { d.config.store(0, l.next.epoch); return nil }},
-			step{"waiting for packets", d.settle},
-		)
+		steps = append(steps, step{"publishing", func() error { d.config.store(0, l.next.epoch); return nil }})
+	}
+	if len(l.lost) > 0 {
+		// Packets of the old side may still choose these backends.
+		steps = append(steps, step{"waiting for packets", d.settle})
 	}
 	return append(steps, step{"forgetting next hops", func() error { return storeHops(d, l.lost) }})
 }
@@ -181,7 +182,7 @@ func (l *layout) buildBackendInfo(d *Datapath) error {
 	)
 	for _, s := range l.next.services {
 		for _, b := range s.backends {
-			ids, columns = append(ids, b.id), append(columns, toColumns(s.Id, b.Backend))
+			ids, columns = append(ids, b.id), append(columns, b.columns(s.Id))
 		}
 	}
 	return putInner(d.maps.BackendInfo, d.specs.BackendInfo, side(l.next.epoch), ids, columns)

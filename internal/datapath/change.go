@@ -34,7 +34,7 @@ func change(pinDir string, options options, edit func(*lb.State) error) (lb.Plan
 		return lb.Plan{}, err
 	}
 	plan, layout, err := d.prepare(live, interfaces, edit)
-	if err != nil || plan.Empty() {
+	if err != nil || layout.empty() {
 		return plan, err
 	}
 	if err := d.apply(layout, options.after); err != nil {
@@ -93,10 +93,8 @@ func (d *Datapath) prepare(live *configuration, interfaces map[int]facts, edit f
 	if err := to.Validate(); err != nil {
 		return lb.Plan{}, nil, err
 	}
-	plan := lb.Diff(from, to)
-	if plan.Empty() {
-		return plan, nil, nil
-	}
+	// Also without a difference there may be something to do: a writer that died between a next hop's change and the
+	// lookup table's.
 	layout, err := d.plan(live, to, interfaces)
-	return plan, layout, err
+	return lb.Diff(from, to), layout, err
 }

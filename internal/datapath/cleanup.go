@@ -37,11 +37,9 @@ func (d *Datapath) cleanUp(live *configuration, after func(step string) error) e
 		return nil
 	}
 	return run([]step{
-		// The writer may have died right after publishing.
 		{"waiting for packets of the old side", d.settle},
 		{"retiring backends", left.retire},
 		{"dropping the old side", left.drop},
-		{"waiting for packets to retired backends", d.settle},
 		{"closing the accounts of retired backends", left.account},
 		{"forgetting the old side", left.forget},
 	}, after)
@@ -143,8 +141,11 @@ func (l *leftover) retire() error {
 	return nil
 }
 
-// drop deletes the old side, as far as packets used it.
+// drop deletes the old side, as far as packets used it. When it returns, no packet to a retired backend is under way.
 func (l *leftover) drop() error {
+	if len(l.sides) == 0 && len(l.tables) == 0 {
+		return l.d.settle()
+	}
 	var group errgroup.Group
 	group.SetLimit(deletions)
 	remove := func(m *ebpf.Map, key uint32) {
@@ -160,6 +161,10 @@ func (l *leftover) drop() error {
 	}
 	for _, id := range l.tables {
 		remove(l.d.maps.Tables, id)
+	}
+	if l.info && len(l.backends) == 0 {
+		remove(l.d.maps.BackendInfo, 1-side(l.live.epoch)) // nobody's account needs it
+		l.info = false
 	}
 	return group.Wait()
 }

@@ -15,6 +15,9 @@ import (
 // DefaultPinDir is where the pins are unless the operator says otherwise.
 const DefaultPinDir = "/sys/fs/bpf/xdplb"
 
+// Schema is the version of the maps' layout that this binary understands (SCHEMA in bpf/types.h).
+const Schema = uint32(xdplbSchemaSCHEMA)
+
 // Datapath is the opened pins. As long as it is open it holds the lock: who reads in intervals opens it anew for each
 // reading.
 type Datapath struct {
@@ -107,8 +110,8 @@ func (d *Datapath) checkSchema() error {
 	if err := m.Lookup(uint32(0), &meta); err != nil {
 		return fmt.Errorf("reading the schema of the pins: %w", err)
 	}
-	if meta.Schema != xdplbSchemaSCHEMA {
-		return &SchemaError{Dir: d.dir, Have: uint32(meta.Schema), Want: uint32(xdplbSchemaSCHEMA)}
+	if have := uint32(meta.Schema); have != Schema {
+		return &SchemaError{Dir: d.dir, Have: have, Want: Schema}
 	}
 	return nil
 }

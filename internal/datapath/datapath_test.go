@@ -253,9 +253,10 @@ func TestKeysRoundTrip(t *testing.T) {
 		if got != key {
 			t.Errorf("%s comes back as %s", key, got)
 		}
-		backend := lb.Backend{Addr: key.Addr.Addr(), Weight: 7, Hop: lb.NextHop{Static: true}}
-		if got := fromColumns(toColumns(1, backend)); got != backend {
-			t.Errorf("%v comes back as %v", backend, got)
+		want := lb.Backend{Addr: key.Addr.Addr(), Weight: 7, Hop: lb.NextHop{Static: true}}
+		b := &backend{Backend: want}
+		if got := fromColumns(b.columns(1)); got != want {
+			t.Errorf("%v comes back as %v", want, got)
 		}
 	}
 }

@@ -57,18 +57,21 @@ func fromPort(port uint16) uint16 {
 	return binary.BigEndian.Uint16(wire[:])
 }
 
-// toColumns and fromColumns convert the cold columns of a backend.
-func toColumns(service uint32, backend lb.Backend) xdplbBackendColumns {
-	columns := xdplbBackendColumns{Service: service, Weight: backend.Weight, Family: 4}
-	if backend.Addr.Is4() {
-		address := backend.Addr.As4()
+// columns are the cold columns of a backend of the service with an id.
+func (b *backend) columns(service uint32) xdplbBackendColumns {
+	columns := xdplbBackendColumns{Service: service, Weight: b.Weight, Family: 4}
+	if b.Addr.Is4() {
+		address := b.Addr.As4()
 		copy(columns.Address[:], address[:])
 	} else {
 		columns.Family = 6
-		columns.Address = backend.Addr.As16()
+		columns.Address = b.Addr.As16()
 	}
-	if backend.Hop.Static {
+	if b.Hop.Static {
 		columns.StaticHop = 1
+	}
+	if b.listed {
+		columns.Listed = 1
 	}
 	return columns
 }

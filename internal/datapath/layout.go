@@ -22,6 +22,10 @@ type layout struct {
 	lost        []*backend             // and to none
 }
 
+func (l *layout) empty() bool {
+	return !l.newSide && len(l.gained) == 0 && len(l.lost) == 0
+}
+
 // wayOut names an egress.
 type wayOut struct {
 	ifindex int
@@ -178,7 +182,7 @@ func (p *planner) addTable(was, now *service) error {
 }
 
 func (p *planner) addBackend(service *service, wanted lb.Backend) (*backend, error) {
-	now := &backend{Backend: wanted}
+	now := &backend{Backend: wanted, listed: wanted.Weight > 0 && wanted.Hop.Known()}
 	if service != nil && service.backends[wanted.Addr] != nil {
 		return now, p.keepBackend(service.backends[wanted.Addr], now)
 	}

@@ -29,6 +29,9 @@ type backend struct {
 	lb.Backend
 	id   uint32
 	word xdplbNextHop
+	// Whether it takes new flows: weight not 0, next hop known. It is kept with the side, since a next hop changes
+	// before or after the lookup table, and the writer may die between.
+	listed bool
 }
 
 // Snapshot reads the live configuration.
@@ -99,7 +102,9 @@ func (d *Datapath) readLive() (*configuration, error) {
 
 // readBackend puts a backend's cold columns and live words together.
 func (d *Datapath) readBackend(id uint32, columns xdplbBackendColumns) *backend {
-	b := &backend{Backend: fromColumns(columns), id: id, word: d.backends.get(id).NextHop}
+	b := &backend{
+		Backend: fromColumns(columns), id: id, word: d.backends.get(id).NextHop, listed: columns.Listed != 0,
+	}
 	b.Hop.MAC = b.word.Mac
 	if egress := uint32(b.word.Egress); egress != 0 && egress < d.egresses.count {
 		way := d.egresses.get(egress)

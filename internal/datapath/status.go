@@ -47,7 +47,7 @@ func (d *Datapath) Status() (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	status := Status{Epoch: live.epoch, Schema: uint32(xdplbSchemaSCHEMA), Capacity: capacityOf(&d.maps)}
+	status := Status{Epoch: live.epoch, Schema: Schema, Capacity: capacityOf(&d.maps)}
 	var memory uint64
 	if status.Program, memory, err = d.programStatus(); err != nil {
 		return Status{}, fmt.Errorf("reading what the kernel says of the program: %w", err)

@@ -15,7 +15,7 @@ import (
 	"xdplb/internal/schedule"
 )
 
-// candidate is a backend that may take new flows: weight not 0, next hop known.
+// candidate is a backend that is in its service's lookup table.
 type candidate struct {
 	id     uint32
 	addr   netip.Addr
@@ -26,7 +26,7 @@ type candidate struct {
 func candidates(scheduler lb.Scheduler, backends map[netip.Addr]*backend) []candidate {
 	var list []candidate
 	for _, b := range backends {
-		if b.Weight == 0 || !b.Hop.Known() {
+		if !b.listed {
 			continue
 		}
 		c := candidate{b.id, b.Addr, b.Weight}
