@@ -150,7 +150,7 @@ func checkShares(t testing.TB, table []int, weights []uint32) {
 	}
 }
 
-func TestWeightedRoundsUpWhoWouldGoWithout(t *testing.T) {
+func TestWeightedRounding(t *testing.T) {
 	t.Parallel()
 	got, err := schedule.Weighted([]uint32{1 << 30, 1<<30 - 1, 1})
 	if err != nil {
@@ -158,6 +158,21 @@ func TestWeightedRoundsUpWhoWouldGoWithout(t *testing.T) {
 	}
 	if diff := cmp.Diff([]int{32768, 32767, 1}, counts(got, 3)); diff != "" {
 		t.Errorf("slots of each (-want +got):\n%s", diff)
+	}
+	got, err = schedule.Weighted([]uint32{100003, 100019, 100043})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]int{21841, 21845, 21850}, counts(got, 3)); diff != "" {
+		t.Errorf("by the largest remainder (-want +got):\n%s", diff)
+	}
+}
+
+func TestWeightedOrderBeyondTheTable(t *testing.T) {
+	t.Parallel()
+	got, err := schedule.Weighted([]uint32{1 << 30, 1<<30 - 1, 1})
+	if err != nil {
+		t.Fatal(err)
 	}
 	// The order is still wrr's: the largest first, the smallest in the last round.
 	if diff := cmp.Diff([]int{0, 0, 1, 0, 1}, got[:5]); diff != "" {
