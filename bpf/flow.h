@@ -75,9 +75,10 @@ static __always_inline __u32 timeout_of(__u32 state)
 	}
 }
 
+/* Signed: another CPU may have read the clock a tick later than we, and stored that before we look. */
 static __always_inline bool is_expired(const struct flow *flow, __u32 now)
 {
-	return now - flow->seen > timeout_of(flow->state);
+	return (__s32)(now - flow->seen) > (__s32)timeout_of(flow->state);
 }
 
 static __always_inline bool is_over(const struct flow *flow)
