@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // Verdict is what a program returns for a packet (enum xdp_action of linux/bpf.h).
@@ -47,7 +48,7 @@ type Case struct {
 	Driver *ebpf.Variable
 	Tuple  Tuple // what the driver makes of the frame
 
-	// Send runs the program and returns its last verdict; nil: [ebpf.Program.Run], timed.
+	// Send runs the program and returns its last verdict and how long it took; nil: by BPF_PROG_TEST_RUN alone.
 	Send func(*ebpf.Program, *ebpf.RunOptions) (Verdict, time.Duration, error)
 
 	// Warm packets are sent before each batch: more flows than one batch touches would otherwise always be cold.
@@ -111,10 +112,27 @@ func (c *Case) run(packets int) (time.Duration, error) {
 	return 0, fmt.Errorf("%s: interrupted %d times: is GODEBUG=asyncpreemptoff=1 set?", c.Name, retries)
 }
 
+// timedRun measures the thread's own time, not the clock's: what other processes take in between does not count.
 func timedRun(program *ebpf.Program, options *ebpf.RunOptions) (Verdict, time.Duration, error) {
-	start := time.Now()
+	start, err := threadTime()
+	if err != nil {
+		return 0, 0, err
+	}
 	last, err := program.Run(options)
-	return Verdict(last), time.Since(start), err
+	if err != nil {
+		return 0, 0, err
+	}
+	end, err := threadTime()
+	return Verdict(last), end - start, err
+}
+
+// threadTime is how long the calling thread has run, in user space and in the kernel, in nanoseconds exactly.
+func threadTime() (time.Duration, error) {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
+		return 0, fmt.Errorf("reading the thread's time: %w", err)
+	}
+	return time.Duration(t.Nano()), nil
 }
 
 func (c *Case) setKnobs() error {
@@ -191,8 +209,8 @@ type Samples struct {
 	Gross   []float64 // ns per packet, of each round
 }
 
-// Measure runs all cases, in random order, once in each round. Every program must be kept attached ([KeepAttached]).
-// Error: the first packet that did not meet its case's verdict ends it.
+// Measure runs all cases, in random order, once in each round. Every program must be kept attached ([KeepAttached]), and
+// the calling goroutine locked to its thread, whose time is measured. Error: the first packet that did not meet its case's verdict ends it.
 func Measure(cases []*Case, plan Plan) ([]Samples, error) {
 	samples := make([]Samples, len(cases))
 	for i, c := range cases {
