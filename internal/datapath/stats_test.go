@@ -236,6 +236,7 @@ func TestWordsAreNeverTorn(t *testing.T) {
 		t.Fatal(err)
 	}
 	var group sync.WaitGroup
+	defer group.Wait() // before the maps are closed
 	end := time.Now().Add(150 * time.Millisecond)
 	group.Go(func() {
 		for n := 0; time.Now().Before(end); n++ {
@@ -255,5 +256,4 @@ func TestWordsAreNeverTorn(t *testing.T) {
 			t.Fatalf("the other word changed: %+v", value)
 		}
 	}
-	group.Wait()
 }
