@@ -45,12 +45,12 @@ func (list interfaces) index(name string) (int, error) {
 			return indexes[i], nil
 		}
 	}
-	attached := "none is"
+	attached := "none"
 	if len(names) > 0 {
 		attached = strings.Join(names, ", ")
 	}
 	if name == "" {
-		return 0, usagef("--dev is missing: attached are %s", attached)
+		return 0, withHint(fmt.Errorf("no interface is named, and not one alone is attached: %s", attached), "name it: --dev INTERFACE, or \"dev\" in a file")
 	}
 	return 0, withHint(fmt.Errorf("interface %s is not attached; attached: %s", name, attached), "xdplb attach "+name)
 }

@@ -63,10 +63,10 @@ func rootCommand(env *environment) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "xdplb",
 		Short: "A layer-4 load balancer on XDP, in direct-routing mode",
-		Long: `xdplb is a layer-4 load balancer in direct-routing (DR) mode, as LVS with "ipvsadm -g". On the director, an
-XDP program gives every frame for a virtual service (VIP, port, protocol) the MAC address of a backend, a real server
-that holds the VIP silently on its loopback interface, and sends it back to the segment. The real server answers the
-client directly.
+		Long: `xdplb is a layer-4 load balancer in direct-routing (DR) mode, as LVS with "ipvsadm -g". On the director, an XDP
+program gives every frame for a virtual service (VIP, port, protocol) the MAC address of a backend, and sends it back
+to the segment. The backend, a real server that holds the VIP silently on its loopback interface, answers the client
+directly.
 
 The configuration lives in pinned BPF maps: it outlives every command and ends with the host. "xdplb save" writes it
 to a file, "xdplb restore" and "xdplb apply" read one.`,
@@ -79,11 +79,10 @@ to a file, "xdplb restore" and "xdplb apply" read one.`,
   xdplb backend add 192.168.60.8
   xdplb backend add 192.168.60.9
   xdplb list -n`,
-		Args:              subcommand,
-		SilenceErrors:     true,
-		SilenceUsage:      true,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return noCommand(cmd) },
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+		Args:          subcommand,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return noCommand(cmd) },
 	}
 	root.SetIn(env.stdin)
 	root.SetOut(env.stdout)
@@ -91,7 +90,7 @@ to a file, "xdplb restore" and "xdplb apply" read one.`,
 	root.SetFlagErrorFunc(flagError)
 	flags := root.PersistentFlags()
 	flags.SortFlags = false
-	flags.StringVar(&env.pinDir, "pin-dir", defaultPinDir(), "`directory` of the pinned maps, on a BPF filesystem (or XDPLB_PIN_DIR)")
+	flags.StringVar(&env.pinDir, "pin-dir", defaultPinDir(), "`DIRECTORY` of the pinned maps, on a BPF filesystem (or XDPLB_PIN_DIR)")
 	flags.StringVar(&env.netns, "netns", "", "act in the network namespace `NAME`, as made by \"ip netns add\"")
 
 	group := func(id, title string, commands ...*cobra.Command) {
@@ -106,14 +105,16 @@ to a file, "xdplb restore" and "xdplb apply" read one.`,
 	group("tables", "Services and backends:",
 		serviceCommand(env), backendCommand(env), listCommand(env), flushCommand(env))
 	group("files", "Whole configurations:",
-		saveCommand(env), restoreCommand(env))
+		saveCommand(env), restoreCommand(env), applyCommand(env))
 	group("servers", "Real servers:",
 		realserverCommand(env))
 	group("other", "Other:",
 		versionCommand(env))
-	root.SetHelpCommandGroupID("other")
+	help := helpCommand()
+	help.GroupID = "other"
+	root.SetHelpCommand(help)
+	root.SetHelpFunc(printHelp)
 	root.SetCompletionCommandGroupID("other")
-	root.SetHelpCommand(helpCommand(env))
 	return root
 }
 
@@ -122,32 +123,4 @@ func defaultPinDir() string {
 		return dir
 	}
 	return datapath.DefaultPinDir
-}
-
-// helpCommand is cobra's, with an unknown topic as the error that it is.
-func helpCommand(env *environment) *cobra.Command {
-	return &cobra.Command{
-		Use:   "help [COMMAND...]",
-		Short: "Explain a command",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			topic, rest, err := cmd.Root().Find(args)
-			if err != nil {
-				return err
-			}
-			if len(rest) > 0 {
-				return unknownCommand(topic, rest[0])
-			}
-			topic.InitDefaultHelpFlag()
-			return topic.Help()
-		},
-		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-			var names []cobra.Completion
-			if topic, _, err := cmd.Root().Find(args); err == nil {
-				for _, sub := range topic.Commands() {
-					names = append(names, cobra.CompletionWithDesc(sub.Name(), sub.Short))
-				}
-			}
-			return names, cobra.ShellCompDirectiveNoFileComp
-		},
-	}
 }

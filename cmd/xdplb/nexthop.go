@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -95,31 +94,35 @@ const (
 	findAtOnce = 128
 )
 
-// findAll asks the segments for many backends side by side. What went wrong with a backend stands in the second map;
-// the error is that of an interrupted command.
-func (env *environment) findAll(addrs []netip.Addr, attached interfaces) (map[netip.Addr]lb.NextHop, map[netip.Addr]error, error) {
+// question asks for the next hop of a backend, on one attached interface or, if ifindex is 0, on all.
+type question struct {
+	addr    netip.Addr
+	ifindex int
+}
+
+// answer is what came of a question.
+type answer struct {
+	hop lb.NextHop
+	err error
+}
+
+// findAll asks the segments for many backends side by side. Its own error is that of an interrupted command.
+func (env *environment) findAll(questions []question, attached interfaces) ([]answer, error) {
 	defer env.slow("waiting for backends to answer")()
 	ctx, cancel := context.WithTimeout(env.ctx, findTimeout)
 	defer cancel()
-	var (
-		mu     sync.Mutex
-		found  = make(map[netip.Addr]lb.NextHop)
-		failed = make(map[netip.Addr]error)
-		group  errgroup.Group
-	)
+	answers := make([]answer, len(questions))
+	var group errgroup.Group
 	group.SetLimit(findAtOnce)
-	for _, addr := range addrs {
+	for i, q := range questions {
 		group.Go(env.concurrently(func() error {
-			hop, err := neigh.Resolve(ctx, addr, attached.indexes())
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				failed[addr] = err
-			} else {
-				found[addr] = hop
+			candidates := []int{q.ifindex}
+			if q.ifindex == 0 {
+				candidates = attached.indexes()
 			}
+			answers[i].hop, answers[i].err = neigh.Resolve(ctx, q.addr, candidates)
 			return env.ctx.Err()
 		}))
 	}
-	return found, failed, group.Wait()
+	return answers, group.Wait()
 }

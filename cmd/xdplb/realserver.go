@@ -47,7 +47,7 @@ filters ARP in an nftables table of its own. For IPv6, nothing needs to be silen
 		return realserver.Setup(o)
 	})
 	flags := cmd.Flags()
-	flags.StringSliceVar(&gateways, "gateway", nil, "default `gateway`; one of each IP version can be given")
+	flags.StringSliceVar(&gateways, "gateway", nil, "default `GATEWAY`; one of each IP version can be given")
 	arpModeFlag(cmd, options)
 	flags.BoolVar(&options.Persist, "persist", false, "do it again at each boot, by a systemd unit")
 	return cmd

@@ -3,9 +3,6 @@
 package main
 
 import (
-	"net/netip"
-	"slices"
-
 	"xdplb/internal/lb"
 )
 
@@ -33,7 +30,8 @@ func (env *environment) replace(wanted lb.State, forget bool, commit func(pinDir
 	})
 }
 
-// keepHops gives the backends of wanted the next hops that they have in current, unless wanted gives them one.
+// keepHops gives the backends of wanted the next hops that they have in current, unless wanted gives them one, or
+// another interface.
 func keepHops(wanted, current lb.State, forget bool) {
 	for i := range wanted.Services {
 		service := &wanted.Services[i]
@@ -42,10 +40,13 @@ func keepHops(wanted, current lb.State, forget bool) {
 			continue
 		}
 		for j := range service.Backends {
-			backend := &service.Backends[j]
-			old, ok := before.Backend(backend.Addr)
-			if ok && old.Hop.Known() && !backend.Hop.Static && !(forget && old.Hop.Static) {
-				backend.Hop = old.Hop
+			hop := &service.Backends[j].Hop
+			old, ok := before.Backend(service.Backends[j].Addr)
+			if !ok || !old.Hop.Known() || hop.Static || forget && old.Hop.Static {
+				continue
+			}
+			if hop.Ifindex == 0 || hop.Ifindex == old.Hop.Ifindex {
+				*hop = old.Hop
 			}
 		}
 	}
@@ -54,30 +55,31 @@ func keepHops(wanted, current lb.State, forget bool) {
 // findHops finds the next hops of the backends that have none, each address once, and warns about those that it does
 // not find.
 func (env *environment) findHops(wanted lb.State, attached interfaces) error {
-	var (
-		missing []*lb.Backend
-		addrs   []netip.Addr
-	)
+	waiting := make(map[question][]*lb.Backend)
+	var questions []question // the keys, in the order of the services
 	for i := range wanted.Services {
 		for j := range wanted.Services[i].Backends {
-			if backend := &wanted.Services[i].Backends[j]; !backend.Hop.Known() {
-				missing = append(missing, backend)
-				addrs = append(addrs, backend.Addr)
+			backend := &wanted.Services[i].Backends[j]
+			if backend.Hop.Known() {
+				continue
 			}
+			q := question{backend.Addr, backend.Hop.Ifindex}
+			if waiting[q] == nil {
+				questions = append(questions, q)
+			}
+			waiting[q] = append(waiting[q], backend)
 		}
 	}
-	slices.SortFunc(addrs, netip.Addr.Compare)
-	addrs = slices.Compact(addrs)
-	found, failed, err := env.findAll(addrs, attached)
+	answers, err := env.findAll(questions, attached)
 	if err != nil {
 		return err
 	}
-	for _, backend := range missing {
-		backend.Hop = found[backend.Addr]
-	}
-	for _, addr := range addrs {
-		if why := failed[addr]; why != nil {
-			env.warn("backend %s gets no connections until \"xdplb backend set %s\" finds it: %v", addr, addr, why)
+	for i, q := range questions {
+		if err := answers[i].err; err != nil {
+			env.warn("backend %s gets no connections until \"xdplb backend set %s\" finds it: %v", q.addr, q.addr, err)
+		}
+		for _, backend := range waiting[q] {
+			backend.Hop = answers[i].hop
 		}
 	}
 	return nil

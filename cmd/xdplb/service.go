@@ -30,7 +30,7 @@ const schedulersHelp = `Schedulers:
   mh   by a Maglev hash of the client's address and port: like sh, but few clients move when backends change`
 
 func serviceAddCommand(env *environment) *cobra.Command {
-	scheduler := lb.RR
+	scheduler := lb.DefaultScheduler
 	return serviceVerb(env, &cobra.Command{
 		Use:   "add ADDRESS:PORT",
 		Short: "Add a service without backends",
@@ -44,7 +44,7 @@ func serviceAddCommand(env *environment) *cobra.Command {
 }
 
 func serviceSetCommand(env *environment) *cobra.Command {
-	scheduler := lb.RR
+	scheduler := lb.DefaultScheduler
 	cmd := serviceVerb(env, &cobra.Command{
 		Use:   "set ADDRESS:PORT --scheduler NAME",
 		Short: "Change a service's scheduler",
@@ -100,7 +100,7 @@ func serviceVerb(env *environment, cmd *cobra.Command, scheduler *lb.Scheduler, 
 }
 
 func protocolFlag(cmd *cobra.Command, to *string) {
-	cmd.Flags().StringVar(to, "protocol", "tcp", "the service's `protocol`, tcp or udp")
+	cmd.Flags().StringVar(to, "protocol", "tcp", "the service's `PROTOCOL`, tcp or udp")
 	completeFlag(cmd, "protocol", cobra.FixedCompletions([]string{"tcp", "udp"}, cobra.ShellCompDirectiveNoFileComp))
 }
 

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
@@ -21,7 +22,7 @@ import (
 var update = flag.Bool("update", false, "write what the commands print into the stories' files")
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"xdplb": main})
+	testscript.Main(m, map[string]func(){"xdplb": mortal})
 }
 
 // TestStories runs testdata/*.txtar, each on a host of its own: network and mount namespaces with an empty BPF
@@ -43,6 +44,8 @@ func TestStories(t *testing.T) {
 			"hold":    hold,
 			"release": release,
 			"many":    many,
+			"schema":  schema,
+			"killed":  killed,
 		},
 	})
 }
@@ -151,6 +154,19 @@ func many(script *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	script.Check(os.WriteFile(script.MkAbs(args[1]), []byte(rules.String()), 0o644))
+}
+
+// schema makes the pins ones of another version.
+func schema(script *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		script.Fatalf("usage: schema NUMBER")
+	}
+	number, err := strconv.ParseUint(args[0], 10, 32)
+	script.Check(err)
+	meta, err := ebpf.LoadPinnedMap("/sys/fs/bpf/xdplb/meta", nil)
+	script.Check(err)
+	defer meta.Close()
+	script.Check(meta.Put(uint32(0), number)) // struct meta: the schema, and four bytes of nothing
 }
 
 // configuration is all that a command can change, as text; before the first attach, it is an error text.
