@@ -5,6 +5,7 @@ package datapath
 import (
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/gopacket/gopacket"
@@ -112,6 +113,7 @@ func reset() *layers.TCP  { return tcp(clientPort, portPlain, tcpFlags{rst: true
 
 // TestLifeOfAConnection follows one connection through the tables.
 func TestLifeOfAConnection(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, ip func() gopacket.SerializableLayer, family string) {
 		d := newPair(t)
 		steps := []struct {
@@ -160,6 +162,7 @@ func TestLifeOfAConnection(t *testing.T) {
 }
 
 func TestLifeOfADatagramFlow(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, ip func() gopacket.SerializableLayer, family string) {
 		d := newPair(t)
 		for range 5 {
@@ -173,6 +176,7 @@ func TestLifeOfADatagramFlow(t *testing.T) {
 
 // TestFlowsAreApart: what differs in any part of the 5-tuple is another flow.
 func TestFlowsAreApart(t *testing.T) {
+	t.Parallel()
 	d := newPair(t)
 	d.publish(append(everywhere(portPlain, xdplbSchedulerSCHEDULER_RR, real1, real2),
 		everywhere(portVLAN, xdplbSchedulerSCHEDULER_RR, real1, real2)...)...)
@@ -200,6 +204,7 @@ func TestFlowsAreApart(t *testing.T) {
 
 // TestIdleFlows ages a flow and looks where its next packet goes: to real1, where the flow is, or by turn to real2.
 func TestIdleFlows(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, ip func() gopacket.SerializableLayer, family string) {
 		ackIn := func() gopacket.SerializableLayer { return ack(portPlain) }
 		synIn := func() gopacket.SerializableLayer { return syn(portPlain) }
@@ -252,6 +257,7 @@ func TestIdleFlows(t *testing.T) {
 
 // TestPacketsKeepFlowsAlive: each packet winds the clock of its flow up again; an ICMP error does not.
 func TestPacketsKeepFlowsAlive(t *testing.T) {
+	t.Parallel()
 	d := newPair(t)
 	for _, c := range []struct {
 		name  string
@@ -295,6 +301,7 @@ func nowTicks(t *testing.T) uint32 {
 // TestClockOfAnotherCPU: two CPUs may read the clock on both sides of a tick, so that a flow was last seen in what the
 // other takes for the future. It is the very opposite of idle.
 func TestClockOfAnotherCPU(t *testing.T) {
+	t.Parallel()
 	d := newPair(t)
 	for name, in := range map[string][]byte{
 		"datagram": frame(ip4(), udp(portPlain)),
@@ -313,6 +320,7 @@ func TestClockOfAnotherCPU(t *testing.T) {
 // TestRemovedBackend: with the backend's generation all of its flows are stale, of any kind and age, and so are those of
 // its successor under the same id.
 func TestRemovedBackend(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, ip func() gopacket.SerializableLayer, family string) {
 		d := newPair(t)
 		setup := func() {
@@ -358,13 +366,14 @@ func TestRemovedBackend(t *testing.T) {
 			quoted = error6(2, 0, quote6(48))
 		}
 		if reason, _, _ := d.explain(quoted); reason != isICMPUnmatched {
-			t.Errorf("ICMP error: reason %d, want %d", reason, isICMPUnmatched)
+			t.Errorf("ICMP error: reason %s, want %s", nameOf(reason), nameOf(isICMPUnmatched))
 		}
 	})
 }
 
 // TestEntryGivenToANewFlow: nothing of the flow before stays in it.
 func TestEntryGivenToANewFlow(t *testing.T) {
+	t.Parallel()
 	d := newPair(t)
 	for _, in := range []*layers.TCP{syn(portPlain), ack(portPlain), finAck()} {
 		d.run(frame(ip4(), in))
@@ -382,6 +391,7 @@ func TestEntryGivenToANewFlow(t *testing.T) {
 
 // TestQuiescedBackend: without a slot in the table a backend gets nothing new and keeps what it has.
 func TestQuiescedBackend(t *testing.T) {
+	t.Parallel()
 	d := newPair(t)
 	established := frame(ip4(), ack(portPlain))
 	opening := tcp(clientPort+1, portPlain, tcpFlags{syn: true})
@@ -401,12 +411,34 @@ func TestQuiescedBackend(t *testing.T) {
 		}
 	}
 	if reason, _, _ := d.explain(frame(ip4(), udp(portPlain))); reason != isNoBackend {
-		t.Errorf("new flow: reason %d, want %d", reason, isNoBackend)
+		t.Errorf("new flow: reason %s, want %s", nameOf(reason), nameOf(isNoBackend))
+	}
+}
+
+// TestFlowTableFull: tables that evict make room for nearly everything, so this one does not.
+func TestFlowTableFull(t *testing.T) {
+	t.Parallel()
+	d := newRig(t, func(spec *ebpf.CollectionSpec) {
+		for _, name := range []string{"flows6", "syns4"} {
+			spec.Maps[name].Type = ebpf.Hash
+			spec.Maps[name].MaxEntries = 1
+		}
+	})
+	d.publish(everywhere(portPlain, xdplbSchedulerSCHEDULER_RR, real1)...)
+	d.check(t, []packetCase{
+		{name: "SYN", before: [][]byte{frame(ip4(from4(router4)), syn(portPlain))},
+			in: frame(ip4(), syn(portPlain)), reason: isFlowTableFull},
+		{name: "datagram", before: [][]byte{frame(ip6(from6(router6)), udp(portPlain))},
+			in: frame(ip6(), udp(portPlain)), reason: isFlowTableFull},
+	})
+	if got := d.counters(real1).Connections; got != 2 {
+		t.Errorf("%d connections counted, want the 2 that were stored", got)
 	}
 }
 
 // TestSynFlood: more SYNs than their table holds push no established connection out.
 func TestSynFlood(t *testing.T) {
+	t.Parallel()
 	d := newPair(t)
 	const established = 200
 	to := map[uint16]macAddr{}
@@ -471,6 +503,7 @@ func TestFlowOnTwoCPUs(t *testing.T) {
 
 // TestCounters counts what a backend got: packets, and their bytes of IP, without Ethernet, tags and padding.
 func TestCounters(t *testing.T) {
+	t.Parallel()
 	d := newWorld(t)
 	frames := [][]byte{
 		frame(ip4(), syn(portPlain)),
@@ -499,6 +532,7 @@ func TestCounters(t *testing.T) {
 
 // TestEveryPacketIsCountedOnce runs every frame of the tables and compares the sums.
 func TestEveryPacketIsCountedOnce(t *testing.T) {
+	t.Parallel()
 	d := newWorld(t)
 	frames := allFrames()
 	byVerdict := map[uint32]uint64{}

@@ -12,6 +12,7 @@ import (
 )
 
 func TestForward(t *testing.T) {
+	t.Parallel()
 	newWorld(t).check(t, forwardCases())
 }
 
@@ -70,19 +71,21 @@ func forwardCases() []packetCase {
 
 // TestZeroMAC: each byte of the address makes it known.
 func TestKnownMAC(t *testing.T) {
+	t.Parallel()
 	d := newWorld(t)
 	for i := range 6 {
 		hop := xdplbNextHop{Egress: egressHere}
 		hop.Mac[i] = 1
 		d.setHop(real1, hop)
 		if reason, _, _ := d.explain(frame(ip4(), udp(portPlain))); reason != isTX {
-			t.Errorf("MAC %x: reason %d, want %d", hop.Mac, reason, isTX)
+			t.Errorf("MAC %x: reason %s, want %s", hop.Mac, nameOf(reason), nameOf(isTX))
 		}
 	}
 }
 
 // TestHalfMadeConfiguration: what must exist and does not is counted as such, and the packet is dropped.
 func TestHalfMadeConfiguration(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name    string
 		service xdplbService
@@ -111,6 +114,7 @@ func TestHalfMadeConfiguration(t *testing.T) {
 
 // TestJumboFrames are longer than a page, so that most of them lies in buffers that the program does not see.
 func TestJumboFrames(t *testing.T) {
+	t.Parallel()
 	d := newWorld(t)
 	plain4, plain6 := frame(ip4(), udp(portPlain), data(8900)), frame(ip6(), udp(portPlain), data(8900))
 	options := frame(ip6(), hopByHop(30), destinationOptions(3), udp(portPlain), data(8000))
@@ -130,6 +134,7 @@ func TestJumboFrames(t *testing.T) {
 
 // TestNoHeadroom moves the frame to the very start of its buffer and lets the program push a tag there.
 func TestNoHeadroom(t *testing.T) {
+	t.Parallel()
 	d := newWorld(t)
 	const (
 		headroom = 256 // of BPF_PROG_TEST_RUN
@@ -145,7 +150,7 @@ func TestNoHeadroom(t *testing.T) {
 		before := d.reasons()
 		action, out := d.runProgram(move, in, nil)
 		if reason := d.countedSince(before); reason != c.reason {
-			t.Errorf("%d bytes in front: reason %d, want %d", c.left, reason, c.reason)
+			t.Errorf("%d bytes in front: reason %s, want %s", c.left, nameOf(reason), nameOf(c.reason))
 		}
 		if want := verdictOf(c.reason); action != want {
 			t.Errorf("%d bytes in front: verdict %d, want %d", c.left, action, want)

@@ -10,6 +10,7 @@ import (
 )
 
 func TestIPv6(t *testing.T) {
+	t.Parallel()
 	newWorld(t).check(t, ip6Cases())
 }
 

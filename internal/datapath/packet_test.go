@@ -33,6 +33,7 @@ const (
 	isFragmentUnmatched = xdplbReasonREASON_FRAGMENT_UNMATCHED
 	isTTLExceeded       = xdplbReasonREASON_TTL_EXCEEDED
 	isNoNeighbour       = xdplbReasonREASON_NO_NEIGHBOUR
+	isFlowTableFull     = xdplbReasonREASON_FLOW_TABLE_FULL
 	isTooBig            = xdplbReasonREASON_TOO_BIG
 	isNoHeadroom        = xdplbReasonREASON_NO_HEADROOM
 	isInternal          = xdplbReasonREASON_INTERNAL
@@ -59,6 +60,18 @@ func verdictOf(reason xdplbReason) uint32 {
 		return xdpPass
 	default:
 		return xdpDrop
+	}
+}
+
+func nameOf(reason xdplbReason) string { return reasonTexts()[reason].Name }
+
+// TestReasonsSayTheirVerdict compares what the user is told with what the tests here expect.
+func TestReasonsSayTheirVerdict(t *testing.T) {
+	names := map[uint32]string{xdpDrop: "DROP", xdpPass: "PASS", xdpTX: "TX", xdpRedirect: "REDIRECT"}
+	for reason, text := range reasonTexts() {
+		if want := names[verdictOf(xdplbReason(reason))]; text.Verdict != want {
+			t.Errorf("%s: %s, want %s", text.Name, text.Verdict, want)
+		}
 	}
 }
 
@@ -116,8 +129,8 @@ type rig struct {
 	hops    mapped // of backends, two words each
 }
 
-// newRig has the world's backends and egresses, and no service.
-func newRig(tb testing.TB) *rig {
+// newRig has the world's backends and egresses, and no service. What is given may change the program before its load.
+func newRig(tb testing.TB, change ...func(*ebpf.CollectionSpec)) *rig {
 	tb.Helper()
 	testenv.Require(tb, testenv.Root)
 	spec, err := loadXdplb()
@@ -130,6 +143,9 @@ func newRig(tb testing.TB) *rig {
 		"flows4": flowRoom, "flows6": flowRoom, "syns4": synRoom, "syns6": synRoom,
 	} {
 		spec.Maps[name].MaxEntries = size
+	}
+	for _, f := range change {
+		f(spec)
 	}
 	collection, err := ebpf.NewCollection(spec)
 	if err != nil {
@@ -445,7 +461,7 @@ func (d *rig) check(t *testing.T, cases []packetCase) {
 			}
 			reason, action, out := d.explain(c.in)
 			if reason != c.reason {
-				t.Errorf("counted as reason %d, want %d (enum reason in bpf/types.h)", reason, c.reason)
+				t.Errorf("counted as %s, want %s", nameOf(reason), nameOf(c.reason))
 			}
 			if want := verdictOf(c.reason); action != want {
 				t.Errorf("verdict %d, want %d", action, want)
