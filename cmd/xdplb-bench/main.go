@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command xdplb-bench measures what a packet costs xdplb, beside an XDP program that does nothing but transmit: by
-// BPF_PROG_TEST_RUN, or with --live by real frames over a pair of virtual interfaces. It needs root and nothing else: it
-// works in namespaces of its own, touches no interface and no pin of the machine, and leaves nothing behind.
+// BPF_PROG_TEST_RUN, or with --live by real frames over a pair of virtual interfaces. It needs root and nothing else:
+// it works in namespaces of its own, touches no interface and no pin of the machine, and leaves nothing behind.
 //
 // Exit status: 0 measured, 1 failed (also when one packet met a wrong verdict or was lost), 2 wrong usage.
 package main
@@ -52,7 +52,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags.BoolVar(&o.json, "json", false, "print JSON, with the figures of each round")
 	flags.IntVar(&o.rounds, "rounds", 25, "measure each case `N` times")
 	flags.DurationVar(&o.batch, "batch", 0, "measure for `TIME` per case and round (default 12ms, with --live 100ms)")
-	flags.Uint32Var(&o.flows, "flows", 1<<20, "leave out cases of more than `N` flows; the tables take 1 KB of memory for each")
+	flags.Uint32Var(&o.flows, "flows", 1<<20, "leave out cases of more than `N` flows; tables take 1 KB of memory for each")
 	flags.IntVar(&o.cpu, "cpu", runtime.NumCPU()-1, "run on CPU `N`")
 	flags.StringVar(&o.only, "only", "", "only cases whose name matches the regular expression `RE`")
 	flags.SetOutput(stderr)

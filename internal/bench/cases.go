@@ -105,7 +105,7 @@ func (d *Director) tcp6(key lb.ServiceKey, flags byte) []byte {
 		packet6(clients6, key.Addr.Addr(), protocolTCP, segment(1024, key.Addr.Port(), flags)))
 }
 
-// hits are established flows, one and many.
+// hits are established flows, one and many, of those that [Director.Fill] opens.
 func (d *Director) hits(prefix string, key lb.ServiceKey) []*Case {
 	var cases []*Case
 	for _, size := range []struct {
@@ -125,9 +125,6 @@ func (d *Director) hits(prefix string, key lb.ServiceKey) []*Case {
 		c := d.newCase(prefix+size.suffix, size.what, TX, d.tcp4(key, 0, tcpACK), tuple)
 		if size.flows > 1 {
 			c.Warm = int(min(2*size.flows, warmest))
-		}
-		c.Prepare = func() error {
-			return d.establish(key, tuple, d.tcp4(key, 0, tcpSYN), d.tcp4(key, 0, tcpACK))
 		}
 		cases = append(cases, c)
 	}
@@ -192,17 +189,12 @@ func (d *Director) quiesced() *Case {
 }
 
 func (d *Director) tooBig() *Case {
-	tuple := tuple4.of(clients4, 1)
 	quoted := datagram4{from: vip4, to: clients4, protocol: protocolTCP}
 	packet := datagram4{from: netip.MustParseAddr("203.0.113.1"), to: vip4, protocol: protocolICMP}
 	frame := ethernet(d.uplink.mac(), 0, etherTypeIP4,
 		packet.build(icmpError(3, 4, quoted.build(segment(serviceRR.Addr.Port(), 1024, tcpACK)))))
-	c := d.newCase("icmp-v4-too-big", "ICMP fragmentation needed, of an established flow", TX, frame,
+	return d.newCase("icmp-v4-too-big", "ICMP fragmentation needed, of an established flow", TX, frame,
 		tupleQuoted.of(clients4, 1))
-	c.Prepare = func() error {
-		return d.establish(serviceRR, tuple, d.tcp4(serviceRR, 0, tcpSYN), d.tcp4(serviceRR, 0, tcpACK))
-	}
-	return c
 }
 
 // Fragments of one datagram.
@@ -241,6 +233,22 @@ func (d *Director) nonIP() *Case {
 
 // stride is how many flows are begun before they are established: less than the table of SYNs holds.
 const stride = 1 << 9
+
+// Fill establishes as many flows as the largest case has, of each service with such a case, and with them half the
+// table. Every case is measured beside them, whichever others are; and they are established by turns, because of two
+// flows that share a bucket of the kernel's hash table the later one is found first. The program must be kept attached.
+func (d *Director) Fill() error {
+	for flows := uint32(0); flows < d.flows; {
+		flows = min(flows+stride, d.flows)
+		for _, key := range []lb.ServiceKey{serviceRR, serviceMH} {
+			err := d.establish(key, tuple4.of(clients4, flows), d.tcp4(key, 0, tcpSYN), d.tcp4(key, 0, tcpACK))
+			if err != nil {
+				return fmt.Errorf("filling the flow table: %w", err)
+			}
+		}
+	}
+	return nil
+}
 
 // establish sends the frames, one after the other, for each flow of the tuple that the service does not have yet. Each
 // opens or continues the flow.

@@ -48,6 +48,9 @@ func newTestDirector(t *testing.T) *Director {
 func TestCases(t *testing.T) {
 	t.Parallel()
 	director := newTestDirector(t)
+	if err := director.Fill(); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range director.Cases() {
 		if c.Prepare != nil {
 			if err := c.Prepare(); err != nil {
@@ -77,10 +80,10 @@ func TestWrongVerdict(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer base.Close()
-	bare, driven, unprepared := base.Floor, director.noVIP(), director.hits("tcp-v4", serviceRR)[0]
+	bare, driven := base.Floor, director.noVIP()
 	bare.Want, driven.Want = Drop, TX
-	unprepared.Prepare = nil // no flow is established: its packets pass to the stack
-	for _, c := range []*Case{bare, driven, unprepared} {
+	unknown := director.hits("tcp-v4", serviceRR)[0] // no flow is established: its packets pass to the stack
+	for _, c := range []*Case{bare, driven, unknown} {
 		if _, err := Measure([]*Case{c}, testPlan); !errors.Is(err, errVerdict) {
 			t.Errorf("%s: error %v, want %v", c.Name, err, errVerdict)
 		}
@@ -105,8 +108,10 @@ func TestQuiesced(t *testing.T) {
 func TestVerify(t *testing.T) {
 	t.Parallel()
 	director := newTestDirector(t)
-	hit := director.hits("tcp-v4", serviceRR)[0]
-	if _, err := Measure([]*Case{hit}, testPlan); err != nil {
+	if err := director.Fill(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Measure(director.hits("tcp-v4", serviceRR), testPlan); err != nil {
 		t.Fatal(err)
 	}
 	if err := director.Verify(); err != nil {
@@ -116,7 +121,7 @@ func TestVerify(t *testing.T) {
 	if _, err := stray.run(3); err != nil {
 		t.Fatal(err)
 	}
-	want := "TCP 198.51.100.1:80 counted 4 connections, of 1 that were opened"
+	want := "TCP 198.51.100.1:80 counted 4099 connections, of 4096 that were opened"
 	if err := director.Verify(); err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}

@@ -92,7 +92,7 @@ func addUplink(name, peer string) (uplink, error) {
 }
 
 // NewDirector attaches xdplb with its pins in pinDir, which must not exist, on a BPF filesystem. Tables are made for
-// four times as many flows as the largest case has: two such cases fill them by half.
+// four times as many flows as the largest case has; see [Director.Fill].
 func NewDirector(pinDir string, flows uint32) (*Director, error) {
 	uplink, err := addUplink("director", "network")
 	if err != nil {

@@ -9,10 +9,10 @@
 //
 //   - The kernel puts a program into the XDP dispatcher for each repeated run and takes it out again, which costs 10 to
 //     40 ms of grace periods per call. So [KeepAttached] holds every measured program on an idle interface.
-//   - The kernel's own figure is in whole nanoseconds per run. So the thread's own time is read around a long batch. (By
-//     the wall clock, two other busy processes double the median; by the thread's, they add a tenth.)
-//   - A signal interrupts the system call, which then begins anew. The Go runtime sends such signals itself, to preempt:
-//     run with GODEBUG=asyncpreemptoff=1. A batch that was interrupted all the same is thrown away and repeated.
+//   - The kernel's own figure is in whole nanoseconds per run. So the thread's own time is read around a long batch.
+//     (By the wall clock, two other busy processes double the median; by the thread's, they add a tenth.)
+//   - A signal interrupts the system call, which then begins anew. The Go runtime sends such signals itself, to
+//     preempt: run with GODEBUG=asyncpreemptoff=1. A batch that was interrupted all the same is repeated.
 //   - The frame is not reset between the runs of a batch. So a driver (bpf/bench/driver.h) restores it before each
 //     run, gives it its tuple, and judges the verdict; what the driver costs is measured in the same round.
 //

@@ -209,8 +209,9 @@ type Samples struct {
 	Gross   []float64 // ns per packet, of each round
 }
 
-// Measure runs all cases, in random order, once in each round. Every program must be kept attached ([KeepAttached]), and
-// the calling goroutine locked to its thread, whose time is measured. Error: the first packet that did not meet its case's verdict ends it.
+// Measure runs all cases, in random order, once in each round. Every program must be kept attached ([KeepAttached]),
+// and the calling goroutine locked to its thread, whose time is measured. Error: the first batch with a packet that did
+// not meet its case's verdict ends it.
 func Measure(cases []*Case, plan Plan) ([]Samples, error) {
 	samples := make([]Samples, len(cases))
 	for i, c := range cases {

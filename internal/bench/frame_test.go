@@ -125,7 +125,9 @@ func TestQuotedTuplePlace(t *testing.T) {
 	ip := quoted.Layer(layers.LayerTypeIPv4).(*layers.IPv4)
 	tcp := quoted.Layer(layers.LayerTypeTCP).(*layers.TCP)
 	want := flow{Client: "1.2.3.4", VIP: vip4.String(), ClientPort: 0x5678, VIPPort: 80}
-	got := flow{Client: ip.DstIP.String(), VIP: ip.SrcIP.String(), ClientPort: uint16(tcp.DstPort), VIPPort: uint16(tcp.SrcPort)}
+	got := flow{
+		Client: ip.DstIP.String(), VIP: ip.SrcIP.String(), ClientPort: uint16(tcp.DstPort), VIPPort: uint16(tcp.SrcPort),
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("quoted tuple (-want +got):\n%s", diff)
 	}

@@ -16,8 +16,8 @@ type Idle struct {
 	attached []link.Link
 }
 
-// KeepAttached attaches each program to an idle veth of its own, in the current network namespace, and so keeps it in the
-// kernel's XDP dispatcher until Close: BPF_PROG_TEST_RUN would otherwise change the dispatcher twice per call.
+// KeepAttached attaches each program to an idle veth of its own, in the current network namespace, and so keeps it in
+// the kernel's XDP dispatcher until Close: BPF_PROG_TEST_RUN would otherwise change the dispatcher twice per call.
 func KeepAttached(programs ...*ebpf.Program) (*Idle, error) {
 	idle := &Idle{}
 	for i, program := range programs {

@@ -190,6 +190,9 @@ func RunLive(plan Plan, flows uint32, only *regexp.Regexp) (report LiveReport, e
 	for _, c := range selected {
 		cases = append(cases, chain.generator(c, director.uplink))
 	}
+	if err := director.Fill(); err != nil {
+		return LiveReport{}, err
+	}
 	samples, err := Measure(cases, plan)
 	if err != nil {
 		return LiveReport{}, err

@@ -30,6 +30,9 @@ func Run(plan Plan, flows uint32, only *regexp.Regexp) (report Report, err error
 		return Report{}, err
 	}
 	defer func() { err = errors.Join(err, idle.Close()) }()
+	if err := director.Fill(); err != nil {
+		return Report{}, err
+	}
 	samples, err := Measure(append(base.Cases(), cases...), plan)
 	if err != nil {
 		return Report{}, err
