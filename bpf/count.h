@@ -6,9 +6,10 @@
 #include "maps.h"
 
 /*
- * What becomes of a packet for which there is a reason not to forward it: it goes to the director's own stack wherever
- * that can do something sensible with it (answer a ping, refuse a connection, complain), and is dropped only where
- * the stack would do harm: answer in the real server's name, or send it round in circles.
+ * What becomes of a packet for which there is a reason not to forward it: it goes to the director's
+ * own stack wherever that can do something sensible with it (answer a ping, refuse a connection,
+ * complain), and is dropped only where the stack would do harm: answer in the real server's name,
+ * or send it round in circles.
  */
 static __always_inline int verdict(enum reason reason)
 {

@@ -2,11 +2,12 @@
 /*
  * Flows: which backend a connection has. Nothing outside this file knows how they are kept.
  *
- * A TCP flow starts in a table of SYNs and moves to the table of flows with the client's first packet that is no SYN,
- * so that a flood of SYNs evicts only its own kind. UDP has no handshake and starts in the table of flows.
+ * A TCP flow starts in a table of SYNs and moves to the table of flows with the client's first
+ * packet that is no SYN, so that a flood of SYNs evicts only its own kind. UDP has no handshake and
+ * starts in the table of flows.
  *
- * A flow names its backend together with the backend's generation. When a backend is removed its generation rises and
- * every flow of it is stale at once, without a sweep.
+ * A flow names its backend together with the backend's generation. When a backend is removed its
+ * generation rises and every flow of it is stale at once, without a sweep.
  */
 #ifndef XDPLB_FLOW_H
 #define XDPLB_FLOW_H
@@ -75,7 +76,9 @@ static __always_inline __u32 timeout_of(__u32 state)
 	}
 }
 
-/* Signed: another CPU may have read the clock a tick later than we, and stored that before we look. */
+/*
+ * Signed: another CPU may have read the clock a tick later than we, and stored that before we look.
+ */
 static __always_inline bool is_expired(const struct flow *flow, __u32 now)
 {
 	return (__s32)(now - flow->seen) > (__s32)timeout_of(flow->state);
@@ -87,9 +90,9 @@ static __always_inline bool is_over(const struct flow *flow)
 }
 
 /*
- * Whether the packet goes where its flow's entry says. An opening packet or a datagram does not follow an expired
- * entry, and an opening packet not one whose connection has ended (LVS: conn_reuse_mode=1). Any other TCP packet does:
- * no better place for it is known.
+ * Whether the packet goes where its flow's entry says. An opening packet or a datagram does not
+ * follow an expired entry, and an opening packet not one whose connection has ended (LVS:
+ * conn_reuse_mode=1). Any other TCP packet does: no better place for it is known.
  */
 static __always_inline bool follows(const struct packet *p, const struct flow *flow, __u32 now)
 {
@@ -100,7 +103,10 @@ static __always_inline bool follows(const struct packet *p, const struct flow *f
 	return flow->state != FLOW_UDP || !is_expired(flow, now);
 }
 
-/* Keeps the entry alive. Writes only what changed: most packets of a flow leave its cache line clean. */
+/*
+ * Keeps the entry alive. Writes only what changed: most packets of a flow leave its cache line
+ * clean.
+ */
 static __always_inline void touch(struct flow *flow, __u32 state, __u32 now)
 {
 	if (flow->seen != now)
@@ -110,9 +116,9 @@ static __always_inline void touch(struct flow *flow, __u32 state, __u32 now)
 }
 
 /*
- * Stores a newly scheduled flow. Where another CPU has just stored the same flow, its choice holds and target becomes
- * that: all packets of a connection reach one backend. Returns whether target is still the caller's choice, or a
- * negative errno.
+ * Stores a newly scheduled flow. Where another CPU has just stored the same flow, its choice holds
+ * and target becomes that: all packets of a connection reach one backend. Returns whether target is
+ * still the caller's choice, or a negative errno.
  */
 static __always_inline long record(void *table, const void *key, union target_word *target,
 				   __u32 state, __u32 now)
@@ -148,7 +154,9 @@ static __always_inline long record(void *table, const void *key, union target_wo
 
 static __always_inline void record_fragment(const struct packet *p, union target_word target)
 {
-	struct flow first = { .target = target.target, .seen = now_ticks(), .state = FLOW_FRAGMENT };
+	struct flow first = { .target = target.target,
+			      .seen = now_ticks(),
+			      .state = FLOW_FRAGMENT };
 
 	bpf_map_update_elem(&fragments, &p->fragment, &first, BPF_ANY);
 }

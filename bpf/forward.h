@@ -33,8 +33,9 @@ static __always_inline bool is_zero_mac(const __u8 *mac)
 }
 
 /*
- * Whether the frame was sent to the interface that it came in by. A switch that floods a frame which we have sent to
- * a real server brings it back to us: its IP destination is still the VIP, and only its MAC says that it is not ours.
+ * Whether the frame was sent to the interface that it came in by. A switch that floods a frame
+ * which we have sent to a real server brings it back to us: its IP destination is still the VIP,
+ * and only its MAC says that it is not ours.
  */
 static __always_inline bool is_addressed_to_us(const struct packet *p)
 {
@@ -63,13 +64,18 @@ static __always_inline bool spend_hop(struct packet *p, struct family family)
 	return true;
 }
 
-/* Puts a tag into a frame that has none. Every pointer into the packet is void afterwards, but for p->eth. */
+struct tagged_frame {
+	struct ethhdr eth;
+	struct vlan_tag tag;
+} __attribute__((packed));
+
+/*
+ * Puts a tag into a frame that has none. Every pointer into the packet is void afterwards, but for
+ * p->eth.
+ */
 static __always_inline bool push_tag(struct packet *p, __u16 vlan)
 {
-	struct {
-		struct ethhdr eth;
-		struct vlan_tag tag;
-	} __attribute__((packed)) *tagged;
+	struct tagged_frame *tagged;
 	struct ethhdr untagged = *p->eth;
 	void *data;
 
@@ -139,7 +145,7 @@ static __always_inline enum reason forward(struct packet *p, struct family famil
 	if (out.egress.ifindex == in)
 		return REASON_TX;
 	return bpf_redirect(out.egress.ifindex, 0) == XDP_REDIRECT ? REASON_REDIRECT :
-								      REASON_INTERNAL;
+								     REASON_INTERNAL;
 }
 
 #endif

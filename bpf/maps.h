@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Every map: how it is keyed, who writes it ("user": the control plane, "prog": the program) and who reads it. Sizes
- * that say CAPACITY are set by user space before the program is loaded; the figures here are the defaults.
+ * Every map: how it is keyed, who writes it ("user": the control plane, "prog": the program) and
+ * who reads it. Sizes that say CAPACITY are set by user space before the program is loaded; the
+ * figures here are the defaults.
  */
 #ifndef XDPLB_MAPS_H
 #define XDPLB_MAPS_H
@@ -34,7 +35,10 @@ struct {
 	__type(value, struct config);
 } config SEC(".maps");
 
-/* The sides. user builds a whole inner map and puts it in; prog reads. Inner maps are never changed once live. */
+/*
+ * The sides. user builds a whole inner map and puts it in; prog reads. Inner maps are never changed
+ * once live.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, SIDES);
@@ -73,8 +77,9 @@ struct {
 } backend_info SEC(".maps");
 
 /*
- * user builds, prog reads: a service's lookup table, keyed by table id (service.table). A table is never changed once
- * live; a service that changes gets another id, so there are twice as many ids as services. CAPACITY
+ * user builds, prog reads: a service's lookup table, keyed by table id (service.table). A table is
+ * never changed once live; a service that changes gets another id, so there are twice as many ids
+ * as services. CAPACITY
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
@@ -106,7 +111,10 @@ struct {
 	__type(value, struct backend);
 } backends SEC(".maps");
 
-/* prog adds, user reads and zeroes when the id is given to a new backend: keyed by backend id. CAPACITY */
+/*
+ * prog adds, user reads and zeroes when the id is given to a new backend: keyed by backend id.
+ * CAPACITY
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 65536);
@@ -115,8 +123,8 @@ struct {
 } backend_counters SEC(".maps");
 
 /*
- * user only: what the removed backends of a service had counted, keyed by service id. A service's counters are these
- * and its backends' summed. CAPACITY
+ * user only: what the removed backends of a service had counted, keyed by service id. A service's
+ * counters are these and its backends' summed. CAPACITY
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -157,7 +165,10 @@ struct {
 	__type(value, struct flow);
 } flows6 SEC(".maps");
 
-/* prog writes, user reads. TCP flows of which only SYNs were seen: a flood evicts its own kind. CAPACITY: flows / 8 */
+/*
+ * prog writes, user reads. TCP flows of which only SYNs were seen: a flood evicts its own kind.
+ * CAPACITY: flows / 8
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 131072);
@@ -188,7 +199,9 @@ struct {
 	__type(value, __u64);
 } reasons SEC(".maps");
 
-/* What differs between IPv4 and IPv6. Always a constant where it is used, so that it costs nothing. */
+/*
+ * What differs between IPv4 and IPv6. Always a constant where it is used, so that it costs nothing.
+ */
 struct family {
 	bool is_ip6;
 	void *services;
@@ -197,8 +210,9 @@ struct family {
 };
 
 /*
- * Clang describes a type in BTF only if something of that type exists; for the inner maps' keys and values, and for the
- * enums that only Go reads, this does. No loader looks at a section of this name.
+ * Clang describes a type in BTF only if something of that type exists; for the inner maps' keys and
+ * values, and for the enums that only Go reads, this does. No loader looks at a section of this
+ * name.
  */
 const struct {
 	struct service_key4 service_key4;

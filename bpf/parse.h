@@ -2,9 +2,10 @@
 /*
  * From the frame's bytes to a struct packet: whose flow it belongs to, and where its headers are.
  *
- * Each parser takes a reader (a position in the packet) and returns REASON_TX ("go on") or the reason to stop. Lengths are checked twice, against
- * the frame's end (the verifier asks for that) and against the IP header's total length, because short frames are
- * padded and because a lying length must not reach a real server.
+ * Each parser takes a reader (a position in the packet) and returns REASON_TX ("go on") or the
+ * reason to stop. Lengths are checked twice, against the frame's end (the verifier asks for that)
+ * and against the IP header's total length, because short frames are padded and because a lying
+ * length must not reach a real server.
  */
 #ifndef XDPLB_PARSE_H
 #define XDPLB_PARSE_H
@@ -76,9 +77,9 @@ struct packet {
 	__u32 bytes; /* of IP */
 	enum kind kind;
 	__u8 tcp_flags;
-	bool first_fragment; /* more will follow */
+	bool first_fragment;	      /* more will follow */
 	struct fragment_key fragment; /* set for first and later fragments */
-	union { /* seen from the client, also when quoted */
+	union {			      /* seen from the client, also when quoted */
 		struct flow_key4 key4;
 		struct flow_key6 key6;
 	};
@@ -176,12 +177,15 @@ static __always_inline struct iphdr *take_ip4(struct reader *at)
 	return ip;
 }
 
-/* What stands behind IPv6's extension headers, in one word, since a global function returns no more. */
+/*
+ * What stands behind IPv6's extension headers, in one word, since a global function returns no
+ * more.
+ */
 struct skipped {
-	__u8 next;	   /* protocol */
-	__u8 reason;	   /* enum reason; REASON_TX: the rest holds */
-	__u16 position;	   /* of that protocol's header, from the frame's start */
-	__u16 fragment;	   /* of the last fragment header, 0: none */
+	__u8 next;	/* protocol */
+	__u8 reason;	/* enum reason; REASON_TX: the rest holds */
+	__u16 position; /* of that protocol's header, from the frame's start */
+	__u16 fragment; /* of the last fragment header, 0: none */
 	__u16 zero;
 };
 
@@ -193,9 +197,9 @@ union skipped_word {
 #define MAX_POSITION 0x3fff /* as far as the verifier lets a variable offset reach into a packet */
 
 /*
- * Skips IPv6 extension headers (RFC 8200) from position on. A later fragment has nothing to parse behind its fragment
- * header, so the walk ends there. A function of its own, not inlined, because the verifier would otherwise follow each
- * combination of headers through all the code behind it.
+ * Skips IPv6 extension headers (RFC 8200) from position on. A later fragment has nothing to parse
+ * behind its fragment header, so the walk ends there. A function of its own, not inlined, because
+ * the verifier would otherwise follow each combination of headers through all the code behind it.
  */
 __attribute__((noinline)) __u64 skip_extensions(struct xdp_md *ctx, __u32 position, __u32 next)
 {
@@ -204,8 +208,8 @@ __attribute__((noinline)) __u64 skip_extensions(struct xdp_md *ctx, __u32 positi
 	for (int i = 0; i < MAX_EXTENSION_HEADERS; i++) {
 		struct extension_header header;
 
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_DSTOPTS &&
-		    next != IPPROTO_ROUTING && next != IPPROTO_FRAGMENT)
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_DSTOPTS && next != IPPROTO_ROUTING &&
+		    next != IPPROTO_FRAGMENT)
 			goto found;
 		if (position > MAX_POSITION ||
 		    bpf_xdp_load_bytes(ctx, position, &header, sizeof(header))) {
@@ -235,8 +239,8 @@ found:
 }
 
 /*
- * Moves the reader behind the extension headers; *next becomes the protocol behind them, *fragment the fragment header
- * if there is one.
+ * Moves the reader behind the extension headers; *next becomes the protocol behind them, *fragment
+ * the fragment header if there is one.
  */
 static __always_inline enum reason parse_extensions(struct packet *p, struct reader *at, __u8 *next,
 						    struct extension_header **fragment)
@@ -292,8 +296,8 @@ static __always_inline enum reason parse_transport(struct packet *p, struct read
 }
 
 /*
- * Ports of a packet that an ICMP error quotes: the real server's, seen from the other end, so that source and
- * destination change places. Only its first 8 bytes are sure to be there (RFC 792).
+ * Ports of a packet that an ICMP error quotes: the real server's, seen from the other end, so that
+ * source and destination change places. Only its first 8 bytes are sure to be there (RFC 792).
  */
 static __always_inline enum reason parse_quoted_ports(struct reader *at, __u8 protocol,
 						      struct ports *ports)
@@ -442,7 +446,10 @@ static __always_inline void name_fragment6(struct packet *p, const struct ipv6hd
 	__builtin_memcpy(p->fragment.source, &ip->saddr, sizeof(p->fragment.source));
 	__builtin_memcpy(p->fragment.destination, &ip->daddr, sizeof(p->fragment.destination));
 	p->fragment.id = header->fragment_id;
-	/* RFC 8200 4.5: only addresses and id name a datagram; the next header may differ between its fragments */
+	/*
+	 * RFC 8200 4.5: only addresses and id name a datagram; the next header may differ between
+	 * its fragments
+	 */
 	p->fragment.family = 6;
 }
 
@@ -466,7 +473,8 @@ static __always_inline enum reason parse_ip6(struct packet *p, struct reader *at
 	reason = parse_extensions(p, at, &protocol, &fragment);
 	if (reason)
 		return reason;
-	if (fragment && fragment->fragment_offset & bpf_htons(IP6_MORE_FRAGMENTS | IP6_FRAGMENT_OFFSET)) {
+	if (fragment &&
+	    fragment->fragment_offset & bpf_htons(IP6_MORE_FRAGMENTS | IP6_FRAGMENT_OFFSET)) {
 		name_fragment6(p, ip, fragment);
 		if (fragment->fragment_offset & bpf_htons(IP6_FRAGMENT_OFFSET)) {
 			p->kind = KIND_LATER_FRAGMENT;

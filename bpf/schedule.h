@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The backend of a new flow: one slot of the service's lookup table, which user space has built (internal/schedule).
- * rr and wrr take the slots by turns, all CPUs from one counter, so that shares are exact; sh and mh take the slot
- * that the client hashes to.
+ * The backend of a new flow: one slot of the service's lookup table, which user space has built
+ * (internal/schedule). rr and wrr take the slots by turns, all CPUs from one counter, so that
+ * shares are exact; sh and mh take the slot that the client hashes to.
  */
 #ifndef XDPLB_SCHEDULE_H
 #define XDPLB_SCHEDULE_H
@@ -24,8 +24,8 @@ static __always_inline __u64 mix(__u64 x)
 }
 
 /*
- * Hash of the client's address, as LVS's sh and mh take it (without the port). It has no secret: every director must
- * find the same backend for the same client.
+ * Hash of the client's address, as LVS's sh and mh take it (without the port). It has no secret:
+ * every director must find the same backend for the same client.
  */
 static __always_inline __u32 hash_client(const struct packet *p, struct family family)
 {
@@ -33,8 +33,7 @@ static __always_inline __u32 hash_client(const struct packet *p, struct family f
 
 	if (!family.is_ip6)
 		return mix(p->key4.client);
-	return mix(((__u64)client[0] << 32 | client[1]) ^
-		   mix((__u64)client[2] << 32 | client[3]));
+	return mix(((__u64)client[0] << 32 | client[1]) ^ mix((__u64)client[2] << 32 | client[3]));
 }
 
 static __always_inline bool is_hashing(const struct service *service)

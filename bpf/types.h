@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Every struct and enum that the program shares with Go. bpf2go derives the Go types from here (through BTF); none is
- * written twice. Anything that changes a size, an offset or a meaning in this file raises SCHEMA.
+ * Every struct and enum that the program shares with Go. bpf2go derives the Go types from here
+ * (through BTF); none is written twice. Anything that changes a size, an offset or a meaning in
+ * this file raises SCHEMA.
  *
- * Words: every field that changes while packets read it is part of one aligned 64-bit word, which user space and the
- * program store and load whole. Longer values are only ever published by a new epoch (see struct config).
+ * Words: every field that changes while packets read it is part of one aligned 64-bit word, which
+ * user space and the program store and load whole. Longer values are only ever published by a new
+ * epoch (see struct config).
  */
 #ifndef XDPLB_TYPES_H
 #define XDPLB_TYPES_H
@@ -17,8 +19,8 @@ enum schema {
 };
 
 /*
- * Time on the packet path is counted in ticks of 2^30 ns (1.074 s) of CLOCK_MONOTONIC: a shift where seconds would be
- * a 64-bit division.
+ * Time on the packet path is counted in ticks of 2^30 ns (1.074 s) of CLOCK_MONOTONIC: a shift
+ * where seconds would be a 64-bit division.
  */
 #define TICK_SHIFT 30
 
@@ -26,7 +28,8 @@ enum schema {
 enum scheduler {
 	SCHEDULER_RR = 1,
 	SCHEDULER_WRR = 2,
-	SCHEDULER_SH = 3, /* this and all that follow place a flow by a hash of its client, not by turn */
+	/* these place a flow by a hash of its client, not by turn */
+	SCHEDULER_SH = 3,
 	SCHEDULER_MH = 4,
 };
 
@@ -41,9 +44,10 @@ enum flow_state {
 };
 
 /*
- * How long a flow may be idle, in ticks, rounded up. The seconds are LVS's (tcp_timeouts, udp_timeouts): after it a new
- * SYN or datagram is scheduled afresh. Any other TCP packet still follows its entry, as long as that is there: the
- * timeout exists to free memory, not to break a connection whose real server is known.
+ * How long a flow may be idle, in ticks, rounded up. The seconds are LVS's (tcp_timeouts,
+ * udp_timeouts): after it a new SYN or datagram is scheduled afresh. Any other TCP packet still
+ * follows its entry, as long as that is there: the timeout exists to free memory, not to break a
+ * connection whose real server is known.
  */
 enum timeout {
 	TIMEOUT_SYN = 56,	   /* 60 s */
@@ -55,37 +59,37 @@ enum timeout {
 };
 
 /*
- * Why a packet met the verdict that it met; index of the map "reasons". Every packet that the program sees counts
- * exactly one. The verdict of each reason stands in count.h.
+ * Why a packet met the verdict that it met; index of the map "reasons". Every packet that the
+ * program sees counts exactly one. The verdict of each reason stands in count.h.
  */
 enum reason {
-	REASON_TX,		    /* sent to its backend out of the interface that it came in by */
-	REASON_REDIRECT,	    /* sent to its backend out of another interface */
+	REASON_TX,	 /* sent to its backend out of the interface that it came in by */
+	REASON_REDIRECT, /* sent to its backend out of another interface */
 	/* passed to the director's own stack */
-	REASON_NOT_IP,		    /* ARP, LLDP, more than two VLAN tags, ... */
-	REASON_OTHER_PROTOCOL,	    /* IP, but neither TCP nor UDP nor an ICMP error: ping, ND, OSPF, ... */
-	REASON_NO_SERVICE,	    /* TCP or UDP, but (address, port, protocol) is no service */
-	REASON_OTHER_HOST,	    /* for a service, but the frame's destination MAC is not this interface's */
-	REASON_MALFORMED,	    /* lengths or offsets that do not fit together */
-	REASON_NO_BACKEND,	    /* the service has no backend that takes new flows */
-	REASON_NO_CONNECTION,	    /* TCP without SYN, of no known flow; not for the hashing schedulers */
-	REASON_ICMP_UNMATCHED,	    /* an ICMP error that quotes no known flow */
-	REASON_FRAGMENT_UNMATCHED,  /* a later fragment whose first one was not seen */
+	REASON_NOT_IP,		   /* ARP, LLDP, more than two VLAN tags, ... */
+	REASON_OTHER_PROTOCOL,	   /* IP, but no TCP, UDP or ICMP error: ping, ND, ... */
+	REASON_NO_SERVICE,	   /* TCP or UDP, but (address, port, protocol) is no service */
+	REASON_OTHER_HOST,	   /* for a service, but sent to another MAC address */
+	REASON_MALFORMED,	   /* lengths or offsets that do not fit together */
+	REASON_NO_BACKEND,	   /* the service has no backend that takes new flows */
+	REASON_NO_CONNECTION,	   /* TCP without SYN, of no known flow; rr and wrr */
+	REASON_ICMP_UNMATCHED,	   /* an ICMP error that quotes no known flow */
+	REASON_FRAGMENT_UNMATCHED, /* a later fragment whose first one was not seen */
 	/* dropped */
-	REASON_TTL_EXCEEDED,	    /* TTL or hop limit used up: the guard against loops */
-	REASON_NO_NEIGHBOUR,	    /* the backend's MAC address is not known */
-	REASON_FLOW_TABLE_FULL,	    /* the kernel could not store the new flow */
-	REASON_TOO_BIG,		    /* larger than the MTU of the interface towards the backend */
-	REASON_NO_HEADROOM,	    /* no room in front of the frame for a VLAN tag */
-	REASON_INTERNAL,	    /* a slot, table or backend that must exist does not: a bug or a half-made configuration */
+	REASON_TTL_EXCEEDED,	/* TTL or hop limit used up: the guard against loops */
+	REASON_NO_NEIGHBOUR,	/* the backend's MAC address is not known */
+	REASON_FLOW_TABLE_FULL, /* the kernel could not store the new flow */
+	REASON_TOO_BIG,		/* larger than the MTU of the interface towards the backend */
+	REASON_NO_HEADROOM,	/* no room in front of the frame for a VLAN tag */
+	REASON_INTERNAL,	/* what must exist does not: a bug */
 	REASON_COUNT,
 };
 
-/* ---- Configuration: built by user space beside the live one, published whole by one store of config.epoch. ---- */
+/* ---- Configuration: built beside the live one, published whole by one store of the epoch ---- */
 
 /*
- * The maps services4, services6 and backend_info are arrays of two inner maps, "sides". Packets use side (epoch & 1);
- * user space builds the other one and then stores epoch + 1.
+ * The maps services4, services6 and backend_info are arrays of two inner maps, "sides". Packets use
+ * side (epoch & 1); user space builds the other one and then stores epoch + 1.
  */
 struct config {
 	__u64 epoch;
@@ -119,16 +123,16 @@ struct slots {
 
 /* What only user space reads of a backend; key: backend id. */
 struct backend_columns {
-	__u8 address[16];   /* IPv4 in the first four bytes */
-	__u32 service;	    /* service id */
-	__u32 weight;	    /* 0..2147483647 */
-	__u8 family;	    /* 4 or 6 */
-	__u8 static_hop;    /* the next hop was given by the operator */
-	__u8 listed;	    /* it is in the lookup table of this side */
+	__u8 address[16]; /* IPv4 in the first four bytes */
+	__u32 service;	  /* service id */
+	__u32 weight;	  /* 0..2147483647 */
+	__u8 family;	  /* 4 or 6 */
+	__u8 static_hop;  /* the next hop was given by the operator */
+	__u8 listed;	  /* it is in the lookup table of this side */
 	__u8 zero[5];
 };
 
-/* ---- Live words: changed in place, one 64-bit word at a time. ---- */
+/* ---- Live words: changed in place, one 64-bit word at a time ---- */
 
 /* Where a backend's frames go: one word. */
 struct next_hop {
@@ -137,13 +141,14 @@ struct next_hop {
 } __attribute__((aligned(8)));
 
 /*
- * A backend is one real server of one service. Its generation is raised when it is removed, and with that every flow
- * that points to it is stale at once, also when the id is given to another backend later.
+ * A backend is one real server of one service. Its generation is raised when it is removed, and
+ * with that every flow that points to it is stale at once, also when the id is given to another
+ * backend later.
  */
 struct backend {
 	struct next_hop next_hop; /* word 0 */
 	__u32 generation;	  /* word 1 */
-	__u32 in_use;		  /* word 1; 1: some configuration has it, or had it until a crash (then repaired) */
+	__u32 in_use;		  /* word 1; 1: a configuration has it, or had it at a crash */
 };
 
 /* A way out: an attached interface, and the VLAN on it. Index 0 is none. */
@@ -223,7 +228,8 @@ struct meta {
 	__u32 zero;
 };
 
-#define ASSERT_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " is not " #size " bytes")
+#define ASSERT_SIZE(type, size) \
+	_Static_assert(sizeof(type) == (size), #type " is not " #size " bytes")
 ASSERT_SIZE(struct config, 8);
 ASSERT_SIZE(struct service_key4, 8);
 ASSERT_SIZE(struct service_key6, 20);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * xdplb: a layer-4 load balancer in direct-routing mode. The program reads top to bottom as a packet's walk:
+ * xdplb: a layer-4 load balancer in direct-routing mode. The program reads top to bottom as a
+ * packet's walk:
  *
- *   parse     whose flow is it?                          parse.h
- *   find      where do its packets go already?           flow.h
- *   schedule  a new flow: which backend?                 schedule.h
- *   forward   next hop's MAC, one hop less, and out      forward.h
- *   count     every packet under exactly one reason      count.h
+ * parse     whose flow is it?                          parse.h find      where do its packets go
+ * already?           flow.h schedule  a new flow: which backend?                 schedule.h forward
+ * next hop's MAC, one hop less, and out      forward.h count     every packet under exactly one
+ * reason      count.h
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -35,7 +35,10 @@ static __always_inline const struct service *find_service(struct family family, 
 	return bpf_map_lookup_elem(services, key);
 }
 
-/* A TCP packet that no flow knows: a SYN seen before, or the end of a handshake. Sets target on success. */
+/*
+ * A TCP packet that no flow knows: a SYN seen before, or the end of a handshake. Sets target on
+ * success.
+ */
 static __always_inline bool find_syn(const struct packet *p, struct family family, const void *key,
 				     __u32 now, union target_word *target, bool *stale)
 {
@@ -82,8 +85,8 @@ static __always_inline enum reason open_flow(const struct packet *p, struct fami
 	return REASON_TX;
 }
 
-static __always_inline enum reason place(const struct packet *p, struct family family, const void *key,
-					 const void *service_key, __u8 protocol,
+static __always_inline enum reason place(const struct packet *p, struct family family,
+					 const void *key, const void *service_key, __u8 protocol,
 					 union target_word *target)
 {
 	struct flow *flow = bpf_map_lookup_elem(family.flows, key);
@@ -104,7 +107,10 @@ static __always_inline enum reason place(const struct packet *p, struct family f
 	if (protocol == IPPROTO_TCP) {
 		if (find_syn(p, family, key, now, target, &stale))
 			return REASON_TX;
-		/* A hash finds the backend that another director chose; a turn would be a wrong guess. */
+		/*
+		 * A hash finds the backend that another director chose; a turn would be a wrong
+		 * guess.
+		 */
 		if (!is_opening(p) && !stale && !is_hashing(service))
 			return REASON_NO_CONNECTION;
 	}
@@ -205,7 +211,9 @@ static __always_inline enum reason walk(struct xdp_md *ctx)
 	}
 }
 
-/* "frags": frames larger than a page, as jumbo MTUs bring them, are taken too (since Linux 5.18). */
+/*
+ * "frags": frames larger than a page, as jumbo MTUs bring them, are taken too (since Linux 5.18).
+ */
 SEC("xdp.frags")
 int xdplb(struct xdp_md *ctx)
 {
