@@ -34,7 +34,8 @@ directors carry. Exit status 1 if the cluster is not up.`,
 
 // printTopology draws the cluster from the client down to the real servers, each host with what the kernel knows of it.
 func printTopology(w io.Writer, l *lab.Lab) error {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	var drawing strings.Builder
+	table := tabwriter.NewWriter(&drawing, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(table, "HOST\tADDRESSES\tSTATE\n")
 	for _, h := range l.Hosts() {
 		addresses, err := hostAddresses(h)
@@ -45,13 +46,19 @@ func printTopology(w io.Writer, l *lab.Lab) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\n", branch(l, h), addresses, state)
+		fmt.Fprintf(table, "%s\t%s\t%s\n", branch(h), addresses, state)
 	}
-	return table.Flush()
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	for line := range strings.Lines(drawing.String()) {
+		fmt.Fprintln(w, strings.TrimRight(line, " \n"))
+	}
+	return nil
 }
 
 // branch is a host's name in the drawing: hosts that share a switch hang from it.
-func branch(l *lab.Lab, h *lab.Host) string {
+func branch(h *lab.Host) string {
 	switch h.Role {
 	case lab.RoleDirector, lab.RoleReal:
 		return "  +- " + h.Name

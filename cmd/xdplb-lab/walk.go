@@ -28,7 +28,7 @@ func demoSteps() []step {
 		{"The client asks six times, each on a new connection", (*demo).alternate},
 		{"The router's ARP cache: who owns the VIP?", (*demo).showNeighbours},
 		{"Quiesce real1 while requests and a download run", (*demo).quiesce},
-		{"Remove real1 while requests run", (*demo).remove},
+		{"Remove real1, which has nothing to do any more, while requests run", (*demo).remove},
 	}
 }
 

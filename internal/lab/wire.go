@@ -174,6 +174,10 @@ func (i Interface) configure() error {
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set up: %w", err)
 	}
+	// Believe the last who claims an address, however soon after another: a real server that claims the VIP is to be seen.
+	if err := writeSysctl("net/ipv4/neigh/"+i.Name+"/locktime", "0"); err != nil {
+		return err
+	}
 	for _, address := range i.Addresses {
 		if err := addAddress(link, address); err != nil {
 			return err

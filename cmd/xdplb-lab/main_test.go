@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"xdplb/internal/testenv"
+)
+
+// command runs one command line in this process.
+func command(args ...string) (status int, stdout, stderr string) {
+	var out, talk strings.Builder
+	status = run(args, strings.NewReader(""), &out, &talk)
+	return status, out.String(), talk.String()
+}
+
+// unaligned makes all runs of blanks one.
+func unaligned(text string) string {
+	var lines strings.Builder
+	for line := range strings.Lines(text) {
+		lines.WriteString(strings.Join(strings.Fields(line), " ") + "\n")
+	}
+	return lines.String()
+}
+
+// TestUsage wants wrong command lines refused with the word that is wrong, before anything is done.
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{}, "xdplb-lab: which command? up, down, status, exec, shell or demo\nhint: xdplb-lab help\n"},
+		{[]string{"upp"}, "xdplb-lab: unknown command \"upp\"\nhint: xdplb-lab help\n"},
+		{[]string{"up", "now"}, "xdplb-lab: unexpected argument \"now\"\nhint: xdplb-lab help up\n"},
+		{[]string{"up", "--arp", "loud"},
+			"xdplb-lab: --arp: unknown ARP mode \"loud\": want one of static, sysctl, filter, none\nhint: xdplb-lab help up\n"},
+		{[]string{"up", "--backends", "0"}, "xdplb-lab: --backends 0: want 1 to 200\nhint: xdplb-lab help up\n"},
+		{[]string{"up", "--directors", "3"}, "xdplb-lab: --directors 3: want 1 or 2\nhint: xdplb-lab help up\n"},
+		{[]string{"exec"}, "xdplb-lab: HOST is missing\nhint: xdplb-lab help exec\n"},
+		{[]string{"exec", "client", "--"}, "xdplb-lab: COMMAND is missing\nhint: xdplb-lab help exec\n"},
+		{[]string{"shell"}, "xdplb-lab: HOST is missing\nhint: xdplb-lab help shell\n"},
+		{[]string{"shell", "client", "bash"}, "xdplb-lab: unexpected argument \"bash\"\nhint: xdplb-lab help shell\n"},
+	} {
+		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
+			t.Parallel()
+			status, stdout, stderr := command(test.args...)
+			if status != exitUsage || stdout != "" {
+				t.Errorf("status %d, standard output %q, want %d and nothing", status, stdout, exitUsage)
+			}
+			if diff := cmp.Diff(test.want, stderr); diff != "" {
+				t.Errorf("standard error (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestStory walks a user through a cluster: up, twice, look, run commands, down, twice.
+func TestStory(t *testing.T) {
+	t.Parallel()
+	testenv.Require(t, testenv.Command("nginx"))
+	testenv.Namespace(t)
+	// wants checks one command line by its status and by words that its outputs hold.
+	wants := func(status int, stdout, stderr string, args ...string) {
+		t.Helper()
+		gotStatus, gotOut, gotErr := command(args...)
+		if gotStatus != status || !strings.Contains(gotOut, stdout) || !strings.Contains(gotErr, stderr) {
+			t.Errorf("%v: status %d\nstdout: %s\nstderr: %s\nwant %d, %q, %q",
+				args, gotStatus, gotOut, gotErr, status, stdout, stderr)
+		}
+	}
+	wants(exitFailed, "", "the cluster is not up\nhint: raise it: xdplb-lab up\n", "status")
+	wants(exitFailed, "", "the cluster is not up", "exec", "client", "--", "true")
+	wants(exitDone, "", "the cluster is not up", "down")
+
+	options := []string{"--backends", "3", "--directors", "2", "--ipv6", "--arp", "filter"}
+	wants(exitDone, "\n  xdplb-lab exec director -- xdplb backend add 192.168.60.8\n", "", append([]string{"up"}, options...)...)
+	wants(exitDone, "real3", "the cluster is up already\n", append([]string{"up"}, options...)...)
+	wants(exitFailed, "", "the cluster is up already\nhint: take it down first: xdplb-lab down\n", "up")
+
+	_, drawing, _ := command("status")
+	want := `HOST ADDRESSES STATE
+client eth0 10.10.0.1/8 2001:db8:10::1/64
+router eth0 10.10.0.88/8 2001:db8:10::88/64, eth1 172.10.0.1/16 192.168.60.1/24 2001:db8:60::1/64 2001:db8:ac::1/64
+switch
++- director eth0 172.10.0.9/16 192.168.60.4/24 2001:db8:60::4/64 2001:db8:ac::9/64 xdplb is not attached
++- director2 eth0 192.168.60.5/24 2001:db8:60::5/64 xdplb is not attached
++- real1 lo 172.10.0.9 2001:db8:ac::9, eth0 192.168.60.8/24 2001:db8:60::8/64 nginx runs
++- real2 lo 172.10.0.9 2001:db8:ac::9, eth0 192.168.60.9/24 2001:db8:60::9/64 nginx runs
++- real3 lo 172.10.0.9 2001:db8:ac::9, eth0 192.168.60.10/24 2001:db8:60::10/64 nginx runs
+`
+	if diff := cmp.Diff(want, unaligned(drawing)); diff != "" {
+		t.Errorf("status, unaligned (-want +got):\n%s", diff)
+	}
+	wants(exitDone, "director2 /run/xdplb-lab/bpf/director2\n", "",
+		"exec", "director2", "--", "sh", "-c", "echo $XDPLB_LAB_HOST $XDPLB_PIN_DIR")
+	wants(exitDone, "real2\n", "", "exec", "client", "curl", "-sS", "http://192.168.60.9/")
+	wants(7, "", "", "exec", "client", "--", "sh", "-c", "exit 7")
+	wants(128+9, "", "", "exec", "client", "--", "sh", "-c", "kill -9 $$")
+	wants(exitFailed, "", `no host "real4": there are client, router, switch, director`, "exec", "real4", "--", "true")
+
+	wants(exitDone, "", "", "down")
+	wants(exitFailed, "", "not up", "status")
+	if left, err := filepath.Glob("/run/*/*"); err != nil || len(left) > 0 {
+		t.Errorf("left after down: %v (%v)", left, err)
+	}
+}
+
+// TestFindProgram wants the demo to show what its commands say.
+func TestFindProgram(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, mode := range map[string]os.FileMode{"xdplb": 0o755, "other": 0o755} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := findProgram(filepath.Join(dir, "xdplb")); err != nil || got != dir {
+		t.Errorf("findProgram: %q, %v, want %q", got, err, dir)
+	}
+	for _, name := range []string{"other", "sub/xdplb"} {
+		if got, err := findProgram(filepath.Join(dir, name)); err == nil {
+			t.Errorf("findProgram(%s): %q, want an error", name, got)
+		}
+	}
+}
