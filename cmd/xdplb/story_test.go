@@ -22,6 +22,11 @@ import (
 var update = flag.Bool("update", false, "write what the commands print into the stories' files")
 
 func TestMain(m *testing.M) {
+	// Stories wait most of the time, for hosts that do not answer and locks that are not free: more at once than there
+	// are CPUs. An explicit -parallel comes later and wins.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
 	testscript.Main(m, map[string]func(){"xdplb": mortal})
 }
 

@@ -8,6 +8,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"xdplb/internal/datapath"
 )
 
 // version is set by packagers: go build -ldflags "-X main.version=1.2.3". Otherwise it is what Go knows about the
@@ -25,13 +27,14 @@ func versionCommand(env *environment) *cobra.Command {
 		RunE: env.action(func([]string) error {
 			view := struct {
 				Version  string `json:"version"`
+				Schema   uint32 `json:"schema"`
 				Go       string `json:"go"`
 				Platform string `json:"platform"`
-			}{buildVersion(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+			}{buildVersion(), datapath.Schema, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
 			if asJSON {
 				return env.json(view)
 			}
-			_, err := fmt.Fprintf(env.stdout, "xdplb %s (%s, %s)\n", view.Version, view.Go, view.Platform)
+			_, err := fmt.Fprintf(env.stdout, "xdplb %s (schema %d, %s, %s)\n", view.Version, view.Schema, view.Go, view.Platform)
 			return err
 		}),
 	}
