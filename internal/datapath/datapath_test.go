@@ -244,7 +244,7 @@ func TestKeysRoundTrip(t *testing.T) {
 	t.Parallel()
 	for _, word := range []string{"1.2.3.4:80", "255.0.0.1:65535", "[2001:db8::1]:443", "[::1:2:3]:1"} {
 		key := lb.ServiceKey{Addr: netip.MustParseAddrPort(word), Protocol: lb.UDP}
-		got := key
+		var got lb.ServiceKey
 		if key.Addr.Addr().Is4() {
 			got = fromKey4(toKey4(key))
 		} else {

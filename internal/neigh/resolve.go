@@ -281,14 +281,14 @@ func lookUp(addr netip.Addr, d device) (entry, error) {
 	if err != nil {
 		return entry{}, fmt.Errorf("look up the neighbour %s on %s: %w", addr, d.Interface, err)
 	}
-	for _, reply := range replies {
-		found, err := netlink.NeighDeserialize(reply)
-		if err != nil {
-			return entry{}, fmt.Errorf("decode the neighbour %s on %s: %w", addr, d.Interface, err)
-		}
-		return entry{state: found.State, mac: found.HardwareAddr}, nil
+	if len(replies) == 0 {
+		return entry{}, nil
 	}
-	return entry{}, nil
+	found, err := netlink.NeighDeserialize(replies[0])
+	if err != nil {
+		return entry{}, fmt.Errorf("decode the neighbour %s on %s: %w", addr, d.Interface, err)
+	}
+	return entry{state: found.State, mac: found.HardwareAddr}, nil
 }
 
 // solicit makes the kernel ask the segment for addr now.

@@ -10,7 +10,7 @@
 //	rr   RoundRobin   slot = connections so far % slots
 //	wrr  Weighted     slot = connections so far % slots
 //	sh   SourceHash   slot = hash of the client's address % slots
-//	mh   Maglev       slot = hash of the client's address and port % slots
+//	mh   Maglev       slot = hash of the client's address % slots
 package schedule
 
 import "fmt"
