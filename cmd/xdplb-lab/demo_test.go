@@ -22,7 +22,8 @@ func TestDemo(t *testing.T) {
 	}
 	testenv.Require(t, needs...)
 	whole := filepath.Join(t.TempDir(), "xdplb")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", whole, "xdplb/cmd/xdplb").CombinedOutput(); err != nil {
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", whole, "xdplb/cmd/xdplb")
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build xdplb: %v\n%s", err, out)
 	}
 	for _, test := range []struct {

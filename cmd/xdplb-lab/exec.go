@@ -81,8 +81,8 @@ func ownPath() (string, error) {
 	return filepath.Dir(own) + string(os.PathListSeparator) + os.Getenv("PATH"), nil
 }
 
-// relay runs a command in this process's place: it gets the signals that are sent to this process alone, and its exit status
-// becomes a [statusError], 128 plus the signal's number if it was killed.
+// relay runs a command in this process's place: it gets the signals that are sent to this process alone, and its exit
+// status becomes a [statusError], 128 plus the signal's number if it was killed.
 func relay(cmd *exec.Cmd) error {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGHUP)

@@ -114,8 +114,8 @@ func (l *load) ask(ctx context.Context, client *lab.Host) error {
 	return nil
 }
 
-// finish counts the requests that begin from now on apart, for half a second, and waits for the last answer. The error is the
-// first request's that failed.
+// finish counts the requests that begin from now on apart, for half a second, and waits for the last answer. The error
+// is the first request's that failed.
 func (l *load) finish() (before, after tally, err error) {
 	l.mu.Lock()
 	l.late = true

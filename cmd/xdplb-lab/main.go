@@ -100,7 +100,8 @@ It stays up until "xdplb-lab down".`,
 	root.SetIn(env.stdin)
 	root.SetOut(env.stdout)
 	root.SetErr(env.stderr)
-	root.AddCommand(upCommand(env), downCommand(env), statusCommand(env), execCommand(env), shellCommand(env), demoCommand(env))
+	root.AddCommand(upCommand(env), downCommand(env), statusCommand(env),
+		execCommand(env), shellCommand(env), demoCommand(env))
 	return root
 }
 

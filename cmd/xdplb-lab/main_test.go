@@ -80,8 +80,9 @@ func TestStory(t *testing.T) {
 	wants(exitDone, "", "the cluster is not up", "down")
 
 	options := []string{"--backends", "3", "--directors", "2", "--ipv6", "--arp", "filter"}
-	wants(exitDone, "\n  xdplb-lab exec director -- xdplb backend add 192.168.60.8\n", "", append([]string{"up"}, options...)...)
-	wants(exitDone, "real3", "the cluster is up already\n", append([]string{"up"}, options...)...)
+	up := append([]string{"up"}, options...)
+	wants(exitDone, "\n  xdplb-lab exec director -- xdplb backend add 192.168.60.8\n", "", up...)
+	wants(exitDone, "real3", "the cluster is up already\n", up...)
 	wants(exitFailed, "", "the cluster is up already\nhint: take it down first: xdplb-lab down\n", "up")
 
 	_, drawing, _ := command("status")

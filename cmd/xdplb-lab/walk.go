@@ -248,8 +248,8 @@ func (d *demo) remove() error {
 	return nil
 }
 
-// onlyReal2 lets the load run on for a while after a command, ends it, and wants no request to have failed, and none that was begun
-// since to have met real1.
+// onlyReal2 lets the load run on for a while after a command, ends it, and wants no request to have failed, and none
+// that was begun since to have met real1.
 func (d *demo) onlyReal2(load *load, when string) error {
 	before, after, err := load.finish()
 	if err != nil {
@@ -263,8 +263,8 @@ func (d *demo) onlyReal2(load *load, when string) error {
 	return nil
 }
 
-// holdDownload begins a download that the named real server serves, and returns its body unread. The turns being strict, it
-// is one of two.
+// holdDownload begins a download that the named real server serves, and returns its body unread. The turns being
+// strict, it is one of two.
 func (d *demo) holdDownload(real string) (io.ReadCloser, error) {
 	client := d.lab.Host("client").HTTPClient()
 	for range 2 {

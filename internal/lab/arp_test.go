@@ -16,8 +16,8 @@ import (
 	"xdplb/internal/lab"
 )
 
-// TestARPModes listens on the router's side of the segment to who claims the VIP: in answers to a question for it, and when a
-// real server looks for its gateway on behalf of the VIP.
+// TestARPModes listens on the router's side of the segment to who claims the VIP: in answers to a question for it, and
+// when a real server looks for its gateway on behalf of the VIP.
 func TestARPModes(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []lab.ARPMode{lab.ARPStatic, lab.ARPSysctl, lab.ARPFilter, lab.ARPNone} {
@@ -58,13 +58,16 @@ func claimants(t *testing.T, l *lab.Lab) []string {
 	t.Helper()
 	router := l.Host("router")
 	socket := arpSocket(t, router, link(t, router, "eth1").Attrs().Index)
-	if _, err := unix.Write(socket, arpRequest(router.Interfaces[1].MAC, router.Interfaces[1].Addresses[0].Addr(), lab.VIP)); err != nil {
+	asker, _ := router.Interface("eth1")
+	if _, err := unix.Write(socket, arpRequest(asker.MAC, asker.Addresses[0].Addr(), lab.VIP)); err != nil {
 		t.Fatal(err)
 	}
 	// The router's own stack asks as well, and keeps what it learns.
 	send(t, router, netip.AddrPort{}, netip.AddrPortFrom(lab.VIP, 9))
-	for _, name := range []string{"real1", "real2"} {
-		real := l.Host(name)
+	for _, real := range l.Hosts() {
+		if real.Role != lab.RoleReal {
+			continue
+		}
 		if err := real.ForgetNeighbours(); err != nil {
 			t.Fatal(err)
 		}

@@ -34,8 +34,8 @@
 // # What a veth needs
 //
 // A frame that leaves a veth by XDP_TX, or by XDP_REDIRECT to it, is thrown away unless the peer runs an XDP program
-// (drivers/net/veth.c: veth_xdp_xmit), so the switch's ports towards the directors carry one that passes everything. It is
-// the reason why this package, too, imports cilium/ebpf. And a locally made packet crosses a veth with its checksum
-// unfinished, which nobody finishes once XDP has sent it on: transmit checksum offload is off where traffic
-// starts that a director may forward, on the client and the directors.
+// (drivers/net/veth.c: veth_xdp_xmit), so the switch's ports towards the directors carry one that passes everything. It
+// is the reason why this package, too, imports cilium/ebpf. And a locally made packet crosses a veth with its checksum
+// unfinished, which nobody finishes once XDP has sent it on: transmit checksum offload is off where traffic starts that
+// a director may forward, on the client and the directors.
 package lab

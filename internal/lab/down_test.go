@@ -21,8 +21,8 @@ import (
 	"xdplb/internal/testenv"
 )
 
-// actVariable makes this test binary do something else than test: a number lets it raise a cluster and be killed at that step,
-// "down" lets it take one down.
+// actVariable makes this test binary do something else than test: a number lets it raise a cluster and be killed at
+// that step, "down" lets it take one down.
 const actVariable = "XDPLB_LAB_TEST_ACT"
 
 func TestMain(m *testing.M) {
@@ -73,7 +73,8 @@ func act(t *testing.T, word string) *exec.Cmd {
 	return cmd
 }
 
-// leftovers lists what there is in the test's private /run, on the mount table, and of other processes in its mount namespace.
+// leftovers lists what there is in the test's private /run, on the mount table, and of other processes in its mount
+// namespace.
 func leftovers(t *testing.T) []string {
 	t.Helper()
 	var found []string
@@ -228,7 +229,7 @@ func TestDownFromInside(t *testing.T) {
 		t.Errorf("Down from inside: %v: %s", err, out)
 	}
 	// A process that does not heed SIGTERM.
-	stubborn := l.Host("real1").Command(requestContext(t), "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 60; done")
+	stubborn := l.Host("real1").Command(requestContext(t), "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 9; done")
 	ready, err := stubborn.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -70,11 +70,12 @@ func (h *Host) PinDir() string { return filepath.Join(bpfDir, h.Name) }
 
 // Environ lists the variables that commands on this host get beside the caller's.
 func (h *Host) Environ() []string {
-	return []string{"XDPLB_LAB_HOST=" + h.Name, "XDPLB_PIN_DIR=" + h.PinDir()}
+	// No host of the cluster reaches the proxy that the caller may have.
+	return []string{"XDPLB_LAB_HOST=" + h.Name, "XDPLB_PIN_DIR=" + h.PinDir(), "no_proxy=*", "NO_PROXY=*"}
 }
 
-// Do runs f on a thread of its own inside the host's network namespace, and in the mount namespace of the lab. It may be
-// called from any goroutine. Goroutines started by f run outside: use the host's dialler and HTTP client.
+// Do runs f on a thread of its own inside the host's network namespace, and in the mount namespace of the lab. It may
+// be called from any goroutine. Goroutines started by f run outside: use the host's dialler and HTTP client.
 func (h *Host) Do(f func() error) error {
 	return h.lab.thread(func() error {
 		if err := netns.Set(h.ns); err != nil {
@@ -106,7 +107,8 @@ func (l *Lab) thread(f func() error) error {
 	return <-done
 }
 
-// enterMounts moves the thread into the lab's mount namespace, unless it is there. The working directory stays, by name.
+// enterMounts moves the thread into the lab's mount namespace, unless it is there. The working directory stays, by
+// name.
 func (l *Lab) enterMounts() error {
 	var here, there unix.Stat_t
 	if err := unix.Stat("/proc/thread-self/ns/mnt", &here); err != nil {
@@ -136,8 +138,8 @@ func (l *Lab) enterMounts() error {
 }
 
 // Command prepares a command that runs on the host, with [Host.Environ]. It changes only the network namespace (`ip
-// netns exec` would hide the caller's /sys and with it the pins); the mount namespace is that of the goroutine that starts it,
-// which in a test is the test's own. A command that is not found exits with 127.
+// netns exec` would hide the caller's /sys and with it the pins); the mount namespace is that of the goroutine that
+// starts it, which in a test is the test's own. A command that is not found exits with 127.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	enter := []string{"--net=" + netnsPath(h.Name), "--", name}
 	cmd := exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
@@ -200,7 +202,8 @@ func (h *Host) HTTPClient() *http.Client {
 	}
 }
 
-// Get fetches a URL with a numeric address on a new connection and returns the body; a status other than 200 is an error.
+// Get fetches a URL with a numeric address on a new connection and returns the body; a status other than 200 is an
+// error.
 func (h *Host) Get(ctx context.Context, url string) (string, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -221,7 +224,8 @@ func (h *Host) Get(ctx context.Context, url string) (string, error) {
 	return string(body), nil
 }
 
-// SetSysctl writes a variable under /proc/sys, named with slashes ("net/ipv4/ip_forward"), in the host's network namespace.
+// SetSysctl writes a variable under /proc/sys, named with slashes ("net/ipv4/ip_forward"), in the host's network
+// namespace.
 func (h *Host) SetSysctl(name, value string) error {
 	return h.Do(func() error { return writeSysctl(name, value) })
 }

@@ -40,8 +40,8 @@ type Lab struct {
 // Hosts returns the hosts from the client to the last real server.
 func (l *Lab) Hosts() []*Host { return l.hosts }
 
-// Host returns the host of that name. It panics if there is none: the names are fixed. For a name that somebody typed, use
-// [Lab.Find].
+// Host returns the host of that name. It panics if there is none: the names are fixed. For a name that somebody typed,
+// use [Lab.Find].
 func (l *Lab) Host(name string) *Host {
 	h, err := l.Find(name)
 	if err != nil {
@@ -94,8 +94,8 @@ func Up(ctx context.Context, o Options, report func(step string)) (*Lab, error) 
 }
 
 // Private raises a cluster that nobody else sees: it locks the calling goroutine to its thread and moves it into
-// namespaces of its own first ([testenv.Isolate]). [Down], called from the same goroutine, takes the cluster away; so does the
-// end of the process, in whichever way.
+// namespaces of its own first ([testenv.Isolate]). [Down], called from the same goroutine, takes the cluster away; so
+// does the end of the process, in whichever way.
 func Private(ctx context.Context, o Options) (*Lab, error) {
 	runtime.LockOSThread()
 	if err := testenv.Isolate(); err != nil {
@@ -281,8 +281,8 @@ func Open() (*Lab, error) {
 	return l, nil
 }
 
-// Down takes the cluster away: the processes on its hosts, whoever started them, its network namespaces, pins and files. It also
-// takes away what an interrupted [Up] or Down left. The error is [ErrDown] if there is nothing.
+// Down takes the cluster away: the processes on its hosts, whoever started them, its network namespaces, pins and
+// files. It also takes away what an interrupted [Up] or Down left. The error is [ErrDown] if there is nothing.
 func Down() error {
 	if os.Geteuid() != 0 {
 		return ErrNotRoot

@@ -20,8 +20,8 @@ func requestContext(t *testing.T) context.Context {
 	return ctx
 }
 
-// TestRealServersAnswer does by hand what a director does: the router sends the VIP's packets straight to a real server, which
-// answers the client. Everything but the director takes part.
+// TestRealServersAnswer does by hand what a director does: the router sends the VIP's packets straight to a real
+// server, which answers the client. Everything but the director takes part.
 func TestRealServersAnswer(t *testing.T) {
 	t.Parallel()
 	l := lab.New(t, lab.Options{IPv6: true, WebServers: true})

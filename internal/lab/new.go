@@ -9,8 +9,8 @@ import (
 	"xdplb/internal/testenv"
 )
 
-// New raises a cluster for one test, which it first moves into namespaces of its own as
-// [testenv.Namespace] does; so tests with clusters run side by side. The cluster ends with the test, or with the test's process if that is killed.
+// New raises a cluster for one test, which it first moves into namespaces of its own as [testenv.Namespace] does; so
+// tests with clusters run side by side. The cluster ends with the test, or with the test's process if that is killed.
 func New(tb testing.TB, o Options) *Lab {
 	tb.Helper()
 	needs := []testenv.Need{testenv.Root, testenv.Command("nsenter")}

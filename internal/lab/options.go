@@ -37,7 +37,7 @@ const MaxBackends = 200
 // Options say which cluster is raised. The zero value is the reference cluster without web servers.
 type Options struct {
 	Backends    int     `json:"backends"`     // real servers on the directors' segment, 1 to MaxBackends; 0 means 2
-	FarBackends int     `json:"far_backends"` // real servers on a second segment, behind eth1 of the directors, 0 to MaxBackends
+	FarBackends int     `json:"far_backends"` // real servers on a second segment, behind the directors' eth1
 	IPv6        bool    `json:"ipv6"`         // IPv6 addresses beside the IPv4 ones; without it IPv6 is off
 	ARP         ARPMode `json:"arp"`          // "" means ARPSysctl
 	Directors   int     `json:"directors"`    // 1 or 2; 0 means 1

@@ -70,32 +70,28 @@ func processes(hosts []string) ([]process, error) {
 
 // endProcesses asks the processes of the hosts to end, and ends those that have not after a second.
 func endProcesses(hosts []string) error {
-	signal := unix.SIGTERM
-	for deadline := time.Now().Add(time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for _, try := range []struct {
+		signal   syscall.Signal
+		patience time.Duration
+	}{{unix.SIGTERM, time.Second}, {unix.SIGKILL, 5 * time.Second}} {
 		running, err := processes(hosts)
 		if err != nil {
 			return err
 		}
+		if err := signalAll(running, try.signal); err != nil {
+			return err
+		}
+		for deadline := time.Now().Add(try.patience); len(running) > 0 && time.Now().Before(deadline); {
+			time.Sleep(5 * time.Millisecond)
+			if running, err = processes(hosts); err != nil {
+				return err
+			}
+		}
 		if len(running) == 0 {
 			return nil
 		}
-		switch {
-		case signal == unix.SIGTERM:
-			if err := signalAll(running, signal); err != nil {
-				return err
-			}
-			signal = 0
-		case signal == 0 && time.Now().After(deadline):
-			signal = unix.SIGKILL
-		case signal == unix.SIGKILL:
-			if err := signalAll(running, signal); err != nil {
-				return err
-			}
-			if time.Now().After(deadline.Add(5 * time.Second)) {
-				return fmt.Errorf("end process %d (%s) on %s: still there", running[0].pid, running[0].name, running[0].host)
-			}
-		}
 	}
+	return fmt.Errorf("end the processes on %s: some are still there", strings.Join(hosts, ", "))
 }
 
 func signalAll(processes []process, signal syscall.Signal) error {

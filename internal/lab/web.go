@@ -21,9 +21,9 @@ const webServer = "nginx"
 const LargeFileSize = 64 << 20
 
 // nginxConfig is one real server's. Arguments: the host's directory, its name, the IPv6 listen lines. One process does
-// all, so that there is one to end. Every answer has the header Real-Server with the host's name. GET / tells the host's name; GET /large is for transfers to the client; POST /upload
-// takes a body and tells the host's name and the body's length, through a second server because nginx answers
-// before the body is there otherwise.
+// all, so that there is one to end. Every answer has the header Real-Server with the host's name. GET / tells the
+// host's name; GET /large is for transfers to the client; POST /upload takes a body and tells the host's name and the
+// body's length, through a second server because nginx answers before the body is there otherwise.
 const nginxConfig = `daemon off;
 master_process off;
 worker_processes 1;

@@ -50,8 +50,8 @@ func (h *Host) prepare(ipv6 bool) error {
 	})
 }
 
-// prepareIPv6 switches IPv6 on, without duplicate address detection, or off. A kernel without IPv6 has nothing to switch
-// off.
+// prepareIPv6 switches IPv6 on, without duplicate address detection, or off. A kernel without IPv6 has nothing to
+// switch off.
 func prepareIPv6(scope string, on bool) error {
 	dir := "net/ipv6/conf/" + scope + "/"
 	if !on {
@@ -82,8 +82,8 @@ func (h *Host) makeBridge() error {
 	})
 }
 
-// plug makes an interface of the host and its peer in the other host, where it gets the peer's name and MAC address (nil:
-// any).
+// plug makes an interface of the host and its peer in the other host, where it gets the peer's name and MAC address
+// (nil: any).
 func (h *Host) plug(i Interface, other *Host, peer string, peerMAC net.HardwareAddr) error {
 	return h.Do(func() error {
 		veth := &netlink.Veth{
@@ -100,8 +100,8 @@ func (h *Host) plug(i Interface, other *Host, peer string, peerMAC net.HardwareA
 	})
 }
 
-// openPort puts the port of that name into the switch's bridge and sets it up. With an XDP program, it accepts what the host
-// behind it sends by XDP.
+// openPort puts the port of that name into the switch's bridge and sets it up. With an XDP program, it accepts what the
+// host behind it sends by XDP.
 func (h *Host) openPort(name string, xdp *ebpf.Program) error {
 	return h.Do(func() error {
 		port, err := netlink.LinkByName(name)

@@ -18,8 +18,8 @@ import (
 	"xdplb/internal/lab"
 )
 
-// hairpin is the smallest director: every IPv4 TCP packet goes to one MAC address, out of the interface with the given index, the
-// rest passes.
+// hairpin is the smallest director: every IPv4 TCP packet goes to one MAC address, out of the interface with the given
+// index, the rest passes.
 func hairpin(t *testing.T, from, to net.HardwareAddr, ifindex int) *ebpf.Program {
 	t.Helper()
 	word := func(b []byte) int64 { return int64(int32(binary.LittleEndian.Uint32(b))) }
@@ -70,7 +70,8 @@ func link(t *testing.T, h *lab.Host, name string) netlink.Link {
 	return found
 }
 
-// TestDirectorSendsByXDP shows that what a director sends by XDP arrives, on its first segment and on the second, and with good checksums.
+// TestDirectorSendsByXDP shows that what a director sends by XDP arrives, on its first segment and on the second, and
+// with good checksums.
 func TestDirectorSendsByXDP(t *testing.T) {
 	t.Parallel()
 	l := lab.New(t, lab.Options{Backends: 1, FarBackends: 1, WebServers: true})

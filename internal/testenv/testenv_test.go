@@ -16,6 +16,7 @@ func TestNamespaceIsPrivate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	marks := []string{"/sys/fs/bpf/mark", "/run/xdplb-testenv-mark", "/run/netns/xdplb-testenv-mark"}
 	t.Run("inside", func(t *testing.T) {
 		testenv.Namespace(t)
 		inside, err := os.Readlink("/proc/thread-self/ns/net")
@@ -32,11 +33,15 @@ func TestNamespaceIsPrivate(t *testing.T) {
 		if len(links) != 1 {
 			t.Errorf("a new network namespace has %d interfaces, want lo alone", len(links))
 		}
-		if err := os.Mkdir("/sys/fs/bpf/mark", 0o700); err != nil {
-			t.Fatal(err)
+		for _, mark := range marks {
+			if err := os.Mkdir(mark, 0o700); err != nil {
+				t.Fatal(err)
+			}
 		}
 	})
-	if _, err := os.Stat("/sys/fs/bpf/mark"); !os.IsNotExist(err) {
-		t.Errorf("a directory made in the private bpffs shows outside: %v", err)
+	for _, mark := range marks {
+		if _, err := os.Stat(mark); !os.IsNotExist(err) {
+			t.Errorf("%s, made inside, shows outside: %v", mark, err)
+		}
 	}
 }
