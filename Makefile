@@ -6,7 +6,7 @@ export PATH := $(PATH):$(shell scripts/setup --go):/usr/sbin:/sbin
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 VERSION := $(shell git -c safe.directory='*' describe --always --dirty --tags 2>/dev/null)
 
-.PHONY: help build demo test lint generate bench test-kernels clean
+.PHONY: help build demo test lint generate bench bench-live test-kernels clean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,9 @@ generate: ## build the committed BPF objects again, with clang 19
 
 bench: build ## measure nanoseconds per packet, beside the floor (root)
 	build/xdplb-bench
+
+bench-live: build ## measure packets per second through a veth, beside the floor (root)
+	build/xdplb-bench --live
 
 test-kernels: ## run the kernel's tests on Debian's kernels 6.1 and 6.12 in qemu too (root)
 	scripts/setup test kernels
