@@ -143,7 +143,7 @@ func TestUnprotectedVIPAnswers(t *testing.T) {
 	t.Parallel()
 	realServer(t)
 	run(t, "ip addr add 172.10.0.9/32 dev lo", "ip route add default via 192.168.60.1")
-	if !answersARP(t) {
+	if !answersARP(t, 10*time.Second) {
 		t.Error("the host does not answer ARP for a VIP on lo without arp_ignore")
 	}
 	if sender := learned(t, "172.10.0.9"); !strings.Contains(sender, "02:00:00:00:00:08") {
@@ -157,16 +157,16 @@ func TestUnprotectedVIPAnswers(t *testing.T) {
 // wantSilent has the router ask for the VIPs, as any host on the segment would.
 func wantSilent(t *testing.T) {
 	t.Helper()
-	if answersARP(t) {
+	if answersARP(t, time.Second) {
 		t.Error("the host answers ARP for its VIP")
 	}
 	wantNoNeighbour(t)
 }
 
-func answersARP(t *testing.T) bool {
+func answersARP(t *testing.T, wait time.Duration) bool {
 	t.Helper()
 	// -f ends at the first answer, with status 0.
-	out, err := exec.Command("nsenter", "--net=/run/netns/router", "arping", "-f", "-w", "1", "-I", "eth0", "172.10.0.9").CombinedOutput()
+	out, err := exec.Command("nsenter", "--net=/run/netns/router", "arping", "-f", "-w", fmt.Sprint(wait.Seconds()), "-I", "eth0", "172.10.0.9").CombinedOutput()
 	if err != nil && !strings.Contains(string(out), "Received 0 response") {
 		t.Fatalf("arping: %v\n%s", err, out)
 	}
