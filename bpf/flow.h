@@ -120,13 +120,13 @@ static __always_inline void touch(struct flow *flow, __u32 state, __u32 now)
  * and target becomes that: all packets of a connection reach one backend. Returns whether target is
  * still the caller's choice, or a negative errno.
  */
-static __always_inline long record(void *table, const void *key, union target_word *target,
-				   __u32 state, __u32 now)
+static __always_inline int record(void *table, const void *key, union target_word *target,
+				  __u32 state, __u32 now)
 {
 	struct flow fresh = { .target = target->target, .seen = now, .state = state };
 	struct flow *flow;
 	union target_word there;
-	long err;
+	int err; /* not long: before Linux 6.4 the upper half of what the helper returns is not set */
 
 	err = bpf_map_update_elem(table, key, &fresh, BPF_NOEXIST);
 	if (!err)

@@ -68,7 +68,7 @@ static __always_inline enum reason open_flow(const struct packet *p, struct fami
 {
 	enum reason reason = schedule(p, family, service, target);
 	__u32 state = state_of(p, protocol);
-	long ours;
+	int ours;
 
 	if (reason)
 		return reason;
