@@ -249,7 +249,6 @@ func (c *cluster) killedAt(write int, command string) (killed bool, err error) {
 // afterwards the services and the connections that have rested meanwhile go on.
 func TestClusterDetachUnderLoad(t *testing.T) {
 	c := serve(t, lab.Options{}, web, "rr")
-	c.on("director", "ip route add default via 192.168.60.1") // else it cannot refuse
 	type resting struct {
 		*connection
 		server string

@@ -51,10 +51,15 @@ func raise(t *testing.T, o lab.Options) *cluster {
 	return &cluster{t, lab.New(t, o)}
 }
 
-// serve raises a cluster whose director has one service, with every real server as a backend.
+// serve raises a cluster whose director has one service, with every real server as a backend, and a way to the client: what
+// slips through to the director's own stack is refused, instead of being sent again after a second as if nothing had happened.
 func serve(t *testing.T, o lab.Options, service netip.AddrPort, scheduler string) *cluster {
 	t.Helper()
 	c := raise(t, o)
+	c.on("director", "ip route add default via 192.168.60.1")
+	if o.IPv6 {
+		c.on("director", "ip route add default via 2001:db8:60::1")
+	}
 	c.director(small)
 	c.director("service add %s --scheduler %s", service, scheduler)
 	for _, h := range c.reals() {
