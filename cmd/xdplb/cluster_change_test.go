@@ -28,6 +28,7 @@ const clients = 6
 func TestClusterAddUnderLoad(t *testing.T) {
 	c := serve(t, lab.Options{Backends: 3}, web, "rr")
 	c.director("backend del 192.168.60.10")
+	d1, d2 := c.startDownload(web, "real1"), c.startDownload(web, "real2")
 	l := c.startLoad(clients, web)
 	l.await(t, 20)
 	c.director("backend add 192.168.60.10")
@@ -35,6 +36,8 @@ func TestClusterAddUnderLoad(t *testing.T) {
 		t.Errorf("the backend that was added gets nothing: %v", counts)
 	}
 	l.endWithout(t, none)
+	c.check(d1.finish())
+	c.check(d2.finish())
 	want := map[string]int{"real1": 30, "real2": 30, "real3": 30}
 	if diff := cmp.Diff(want, c.atOnce(90, 20, web)); diff != "" {
 		t.Errorf("90 requests afterwards (-want +got):\n%s", diff)
