@@ -21,13 +21,14 @@ import (
 	"time"
 
 	"xdplb/internal/lab"
+	"xdplb/internal/testenv"
 )
 
 const (
 	// small is an attachment with small maps, since many clusters run side by side.
 	small = "attach eth0 --mode native --flows 16384 --services 16 --backends 64"
-	// patience is how long anything in a cluster may take. It is long: the machine may be busy.
-	patience = 15 * time.Second
+	// patience is how long anything in a cluster may take. It is long: the machine may be busy, or emulated.
+	patience = 30 * time.Second
 )
 
 // The services of most tests.
@@ -46,6 +47,7 @@ type cluster struct {
 // raise raises a cluster with web servers on its real servers. The test runs beside others from here on.
 func raise(t *testing.T, o lab.Options) *cluster {
 	t.Helper()
+	testenv.Require(t, testenv.Command("ip"))
 	t.Parallel()
 	o.WebServers = true
 	return &cluster{t, lab.New(t, o)}
@@ -353,6 +355,7 @@ func none(session) bool { return false }
 // download is a transfer of a large file that goes slowly until it is told to finish.
 type download struct {
 	server string
+	conn   net.Conn
 	hurry  chan struct{}
 	done   chan error
 }
@@ -370,7 +373,10 @@ func (c *cluster) startDownload(to netip.AddrPort, server string) *download {
 			conn.close()
 			continue
 		}
-		d := &download{server: got, hurry: make(chan struct{}), done: make(chan error, 1)}
+		// It lasts as long as the test wants, in small steps, so that packets run all the time.
+		c.check(conn.conn.SetDeadline(time.Time{}))
+		c.check(conn.conn.(*net.TCPConn).SetReadBuffer(64 << 10))
+		d := &download{server: got, conn: conn.conn, hurry: make(chan struct{}), done: make(chan error, 1)}
 		go func() { d.done <- d.read(response.Body) }()
 		return d
 	}
@@ -378,7 +384,7 @@ func (c *cluster) startDownload(to netip.AddrPort, server string) *download {
 	return nil
 }
 
-// read reads the file, at first some 3 MiB a second.
+// read reads the file, at first less than a MiB a second.
 func (d *download) read(body io.Reader) error {
 	var length int64
 	for {
@@ -392,13 +398,16 @@ func (d *download) read(body io.Reader) error {
 		}
 		select {
 		case <-d.hurry:
-		case <-time.After(5 * time.Millisecond):
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
 
 // finish lets the download run and returns when it is complete, or its error.
 func (d *download) finish() error {
+	if err := d.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
 	close(d.hurry)
 	return <-d.done
 }
