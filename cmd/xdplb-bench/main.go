@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command xdplb-bench measures what a packet costs xdplb, beside an XDP program that does nothing but transmit: by
-// BPF_PROG_TEST_RUN, or with --live by real frames over a pair of virtual interfaces. It needs root and nothing else:
+// BPF_PROG_TEST_RUN, or with --live by real frames over a pair of virtual interfaces. With --grow it measures how that,
+// control operations and the kernel's memory grow with flows, services and backends. It needs root and nothing else:
 // it works in namespaces of its own, touches no interface and no pin of the machine, and leaves nothing behind.
 //
 // Exit status: 0 measured, 1 failed (also when one packet met a wrong verdict or was lost), 2 wrong usage.
@@ -13,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"syscall"
@@ -35,13 +37,18 @@ func main() {
 
 // options is the command line.
 type options struct {
-	live   bool
-	json   bool
-	rounds int
-	batch  time.Duration
-	flows  uint32
-	cpu    int
-	only   string
+	live     bool
+	grow     bool
+	json     bool
+	rounds   int
+	batch    time.Duration
+	flows    uint32
+	services int
+	backends int
+	repeats  int
+	out      string
+	cpu      int
+	only     string
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -49,12 +56,18 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags := pflag.NewFlagSet("xdplb-bench", pflag.ContinueOnError)
 	flags.SortFlags = false
 	flags.BoolVar(&o.live, "live", false, "send real frames over a veth pair, on one CPU")
+	flags.BoolVar(&o.grow, "grow", false, "measure how costs grow with flows, services and backends")
 	flags.BoolVar(&o.json, "json", false, "print JSON, with the figures of each round")
-	flags.IntVar(&o.rounds, "rounds", 25, "measure each case `N` times")
+	flags.IntVar(&o.rounds, "rounds", 0, "measure each case `N` times (default 25, with --grow 9)")
 	flags.DurationVar(&o.batch, "batch", 0, "measure for `TIME` per case and round (default 12ms, with --live 100ms)")
-	flags.Uint32Var(&o.flows, "flows", 1<<20, "leave out cases of more than `N` flows; tables take 1 KB of memory for each")
+	flags.Uint32Var(&o.flows, "flows", 0,
+		"leave out cases of more than `N` flows (default 1048576, with --grow 4194304); tables take 1 KB of memory for each")
 	flags.IntVar(&o.cpu, "cpu", runtime.NumCPU()-1, "run on CPU `N`")
 	flags.StringVar(&o.only, "only", "", "only cases whose name matches the regular expression `RE`")
+	flags.IntVar(&o.services, "services", 10_000, "with --grow: up to `N` services of 10 backends")
+	flags.IntVar(&o.backends, "backends", 10_000, "with --grow: up to `N` backends of one service")
+	flags.IntVar(&o.repeats, "repeats", 3, "with --grow: time each control operation `N` times")
+	flags.StringVar(&o.out, "out", "build/grow", "with --grow: write tables, JSON, CSV and SVG into `DIR`")
 	flags.SetOutput(stderr)
 	flags.Usage = func() {}
 	if err := flags.Parse(args); err != nil {
@@ -64,11 +77,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		return fail(stderr, err, exitUsage)
 	}
+	o.complete(flags)
 	only, err := o.check(flags.Args())
 	if err != nil {
 		return fail(stderr, err, exitUsage)
 	}
-	if err := measure(o, only, stdout); err != nil {
+	if err := measure(o, only, stdout, stderr); err != nil {
 		return fail(stderr, err, exitFailed)
 	}
 	return exitDone
@@ -79,18 +93,42 @@ func fail(stderr io.Writer, err error, status int) int {
 	return status
 }
 
-// check completes the options and finds what is wrong with them.
+// complete fills in what the command line leaves to the kind of measurement.
+func (o *options) complete(flags *pflag.FlagSet) {
+	rounds, batch, most := 25, 12*time.Millisecond, uint32(1<<20)
+	switch {
+	case o.live:
+		batch = 100 * time.Millisecond
+	case o.grow:
+		rounds, most = 9, 1<<22
+	}
+	if !flags.Changed("rounds") {
+		o.rounds = rounds
+	}
+	if !flags.Changed("batch") {
+		o.batch = batch
+	}
+	if !flags.Changed("flows") {
+		o.flows = most
+	}
+}
+
+// check finds what is wrong with the options.
 func (o *options) check(words []string) (*regexp.Regexp, error) {
 	if len(words) > 0 {
 		return nil, fmt.Errorf("unexpected word %q", words[0])
 	}
-	if o.batch == 0 {
-		o.batch = 12 * time.Millisecond
-		if o.live {
-			o.batch = 100 * time.Millisecond
-		}
-	}
 	switch {
+	case o.live && o.grow:
+		return nil, errors.New("--live and --grow: want one of them")
+	case o.grow && o.only != "":
+		return nil, errors.New("--only: --grow measures no cases")
+	case o.services < 1 || o.services > 10_000:
+		return nil, fmt.Errorf("--services %d: want 1 to 10000", o.services)
+	case o.backends < 2 || o.backends > 10_000:
+		return nil, fmt.Errorf("--backends %d: want 2 to 10000", o.backends)
+	case o.repeats < 1:
+		return nil, fmt.Errorf("--repeats %d: want at least 1", o.repeats)
 	case o.rounds < 1:
 		return nil, fmt.Errorf("--rounds %d: want at least 1", o.rounds)
 	case o.batch < time.Millisecond:
@@ -137,7 +175,7 @@ type result interface {
 	Write(io.Writer) error
 }
 
-func measure(o options, only *regexp.Regexp, stdout io.Writer) error {
+func measure(o options, only *regexp.Regexp, stdout, stderr io.Writer) error {
 	if err := isolate(); err != nil {
 		return err
 	}
@@ -146,13 +184,7 @@ func measure(o options, only *regexp.Regexp, stdout io.Writer) error {
 		return err
 	}
 	plan := bench.Plan{Rounds: o.rounds, Batch: o.batch}
-	var report result
-	var err error
-	if o.live {
-		report, err = bench.RunLive(plan, o.flows, only)
-	} else {
-		report, err = bench.Run(plan, o.flows, only)
-	}
+	report, err := o.report(plan, only, stderr)
 	if err != nil {
 		return err
 	}
@@ -162,4 +194,29 @@ func measure(o options, only *regexp.Regexp, stdout io.Writer) error {
 		return encoder.Encode(report)
 	}
 	return report.Write(stdout)
+}
+
+func (o *options) report(plan bench.Plan, only *regexp.Regexp, stderr io.Writer) (result, error) {
+	switch {
+	case o.live:
+		return bench.RunLive(plan, o.flows, only)
+	case o.grow:
+		return o.reportGrowth(plan, stderr)
+	}
+	return bench.Run(plan, o.flows, only)
+}
+
+func (o *options) reportGrowth(plan bench.Plan, stderr io.Writer) (result, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("finding xdplb beside this command: %w", err)
+	}
+	report, err := bench.RunGrow(bench.GrowPlan{
+		Plan: plan, Flows: o.flows, Services: o.services, Backends: o.backends, Repeats: o.repeats,
+		Xdplb: filepath.Join(filepath.Dir(self), "xdplb"), Progress: stderr,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return report, report.WriteFiles(o.out)
 }

@@ -19,6 +19,12 @@ func TestWrongUsage(t *testing.T) {
 		{"--flows 0", "--flows 0: want 1 to"},
 		{"--cpu 100000", "--cpu 100000: want 0 to"},
 		{"--only (", "--only: error parsing regexp"},
+		{"--live --grow", "--live and --grow: want one of them"},
+		{"--grow --only tcp", "--only: --grow measures no cases"},
+		{"--grow --services 0", "--services 0: want 1 to 10000"},
+		{"--grow --backends 1", "--backends 1: want 2 to 10000"},
+		{"--grow --backends 10001", "--backends 10001: want 2 to 10000"},
+		{"--grow --repeats 0", "--repeats 0: want at least 1"},
 		{"--wrong", "unknown flag: --wrong"},
 	} {
 		t.Run(test.args, func(t *testing.T) {

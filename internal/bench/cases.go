@@ -121,14 +121,17 @@ func (d *Director) hits(prefix string, key lb.ServiceKey) []*Case {
 		if size.flows > d.flows {
 			continue
 		}
-		tuple := tuple4.of(clients4, size.flows)
-		c := d.newCase(prefix+size.suffix, size.what, TX, d.tcp4(key, 0, tcpACK), tuple)
-		if size.flows > 1 {
-			c.Warm = int(min(2*size.flows, warmest))
-		}
-		cases = append(cases, c)
+		cases = append(cases, d.hit(prefix+size.suffix, size.what, key, size.flows))
 	}
 	return cases
+}
+
+func (d *Director) hit(name, what string, key lb.ServiceKey, flows uint32) *Case {
+	c := d.newCase(name, what, TX, d.tcp4(key, 0, tcpACK), tuple4.of(clients4, flows))
+	if flows > 1 {
+		c.Warm = int(min(2*flows, warmest))
+	}
+	return c
 }
 
 func (d *Director) syn(name string, key lb.ServiceKey) *Case {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -44,6 +45,9 @@ type Director struct {
 	driven  *ebpf.Collection
 	program *ebpf.Program
 	driver  *ebpf.Variable
+
+	attachTook, applyTook time.Duration // how long the attachment took, and the first change
+	observed              uint64        // packets of observers: the next one opens a flow that none has opened
 
 	established map[flowGroup]uint32
 	// how many connections the cases have opened of each service that new flows go to
@@ -92,8 +96,16 @@ func addUplink(name, peer string) (uplink, error) {
 }
 
 // NewDirector attaches xdplb with its pins in pinDir, which must not exist, on a BPF filesystem. Tables are made for
-// four times as many flows as the largest case has; see [Director.Fill].
+// four times as many flows as the largest case has, but for so many that none of a few is evicted; see [Director.Fill].
 func NewDirector(pinDir string, flows uint32) (*Director, error) {
+	capacity := datapath.Capacity{Flows: max(4*flows, 1<<14), Services: 16, Backends: 4096}
+	return newDirector(pinDir, flows, capacity, standardServices)
+}
+
+// newDirector is the same with other tables and services; flows is the most flows that a case has.
+func newDirector(
+	pinDir string, flows uint32, capacity datapath.Capacity, services func(uplink) []lb.Service,
+) (*Director, error) {
 	uplink, err := addUplink("director", "network")
 	if err != nil {
 		return nil, err
@@ -102,11 +114,12 @@ func NewDirector(pinDir string, flows uint32) (*Director, error) {
 		pinDir: pinDir, flows: flows, uplink: uplink,
 		established: make(map[flowGroup]uint32), opened: make(map[lb.ServiceKey]func() uint64),
 	}
-	capacity := datapath.Capacity{Flows: 4 * flows, Services: 16, Backends: 4096}
+	start := time.Now()
 	if _, err := datapath.Attach(pinDir, uplink.link.Attrs().Name, datapath.Native, capacity); err != nil {
-		return nil, fmt.Errorf("attaching xdplb: %w", err)
+		return nil, errors.Join(fmt.Errorf("attaching xdplb: %w", err), netlink.LinkDel(uplink.link))
 	}
-	if err := d.configure(); err != nil {
+	d.attachTook = time.Since(start)
+	if err := d.configure(services(uplink)); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	if err := d.loadDriven(); err != nil {
@@ -123,7 +136,25 @@ func (d *Director) Close() error {
 	return errors.Join(datapath.DetachAll(d.pinDir), netlink.LinkDel(d.uplink.link))
 }
 
-func (d *Director) configure() error {
+// configure applies the services, all at once.
+func (d *Director) configure(services []lb.Service) error {
+	wanted, err := lb.NewState(services)
+	if err != nil {
+		return fmt.Errorf("making the services: %w", err)
+	}
+	start := time.Now()
+	_, err = datapath.Change(d.pinDir, func(state *lb.State) error {
+		*state = wanted
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("adding the services: %w", err)
+	}
+	d.applyTook = time.Since(start)
+	return nil
+}
+
+func standardServices(up uplink) []lb.Service {
 	services := []lb.Service{
 		{ServiceKey: serviceRR, Scheduler: lb.RR},
 		{ServiceKey: serviceRRNew, Scheduler: lb.RR},
@@ -133,32 +164,22 @@ func (d *Director) configure() error {
 		{ServiceKey: serviceUDP, Scheduler: lb.RR},
 		{ServiceKey: serviceIP6, Scheduler: lb.RR},
 	}
-	_, err := datapath.Change(d.pinDir, func(state *lb.State) error {
-		for _, service := range services {
-			service.Backends = d.backends(service.Addr.Addr().Is6())
-			if err := state.AddService(service); err != nil {
-				return err
-			}
+	for i := range services {
+		first := netip.MustParseAddr("192.0.2.1")
+		if services[i].Addr.Addr().Is6() {
+			first = netip.MustParseAddr("2001:db8:0:1::1")
 		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("adding the services: %w", err)
+		services[i].Backends = up.backends(first, Backends)
 	}
-	return nil
+	return services
 }
 
 // backends are real servers behind the interface that the packets come in by.
-func (d *Director) backends(ip6 bool) []lb.Backend {
-	addr := netip.MustParseAddr("192.0.2.0")
-	if ip6 {
-		addr = netip.MustParseAddr("2001:db8:0:1::")
-	}
-	backends := make([]lb.Backend, Backends)
-	for i := range backends {
-		addr = addr.Next()
+func (u uplink) backends(first netip.Addr, count int) []lb.Backend {
+	backends := make([]lb.Backend, count)
+	for i, addr := 0, first; i < count; i, addr = i+1, addr.Next() {
 		backends[i] = lb.Backend{Addr: addr, Weight: 1, Hop: lb.NextHop{
-			MAC: [6]byte{2, 0, 0, 0, 1, byte(i)}, Ifindex: d.uplink.ifindex(), Static: true,
+			MAC: [6]byte{2, 0, 0, 1, byte(i >> 8), byte(i)}, Ifindex: u.ifindex(), Static: true,
 		}}
 	}
 	return backends

@@ -112,8 +112,8 @@ type drivenKnobs struct {
 	ClientOffset   uint16
 	PortOffset     uint16
 	HopLimitOffset uint16
-	Zero           uint16
-	_              [4]byte
+	ServiceOffset  uint16
+	Services       uint32
 }
 
 type drivenMeta struct {

@@ -65,6 +65,10 @@ type Tuple struct {
 	Base                   uint32 // last 32 bits of the first client's address; 16 flows share an address
 	Flows                  uint32 // how many flows, in random order; a power of two
 	New                    bool   // each packet is a flow of its own instead
+
+	// Services is how many services, on ports from 1 on, the flows are evenly spread over; 0: that of the frame.
+	Services uint32
+	Service  uint16 // of the service's port
 }
 
 // xdpMD is struct xdp_md of linux/bpf.h, the context that BPF_PROG_TEST_RUN takes.
@@ -162,6 +166,8 @@ func (c *Case) knobs() *floorKnobs {
 		ClientOffset:   c.Tuple.Client,
 		PortOffset:     c.Tuple.Port,
 		HopLimitOffset: c.Tuple.HopLimit,
+		ServiceOffset:  c.Tuple.Service,
+		Services:       c.Tuple.Services,
 	}
 	if c.Tuple.New {
 		k.SequenceMask = math.MaxUint32

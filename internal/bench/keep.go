@@ -13,6 +13,7 @@ import (
 
 // Idle is a set of interfaces over which no packet goes, and which hold programs.
 type Idle struct {
+	veths    []netlink.Link
 	attached []link.Link
 }
 
@@ -26,6 +27,7 @@ func KeepAttached(programs ...*ebpf.Program) (*Idle, error) {
 		if err != nil {
 			return nil, errors.Join(err, idle.Close())
 		}
+		idle.veths = append(idle.veths, veth)
 		held, err := attachNative(program, veth)
 		if err != nil {
 			return nil, errors.Join(err, idle.Close())
@@ -35,11 +37,16 @@ func KeepAttached(programs ...*ebpf.Program) (*Idle, error) {
 	return idle, nil
 }
 
-// Close lets the programs go.
+// Close lets the programs go, and deletes the interfaces.
 func (i *Idle) Close() error {
 	var errs []error
 	for _, held := range i.attached {
 		errs = append(errs, held.Close())
+	}
+	for _, veth := range i.veths {
+		if err := netlink.LinkDel(veth); err != nil {
+			errs = append(errs, fmt.Errorf("deleting veth %s: %w", veth.Attrs().Name, err))
+		}
 	}
 	return errors.Join(errs...)
 }

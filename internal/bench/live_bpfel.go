@@ -28,8 +28,8 @@ type liveKnobs struct {
 	ClientOffset   uint16
 	PortOffset     uint16
 	HopLimitOffset uint16
-	Zero           uint16
-	_              [4]byte
+	ServiceOffset  uint16
+	Services       uint32
 }
 
 // Names of all BPF objects in the ELF.
