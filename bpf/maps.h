@@ -142,42 +142,41 @@ struct {
 	__type(value, struct interface);
 } interfaces SEC(".maps");
 
-/* prog writes, user reads. Flows of TCP after the handshake, and of UDP. CAPACITY */
+/*
+ * prog writes, user reads (mmap): the flow table. Its first FLOW_BUCKETS are where flows belong, the SPILL_BUCKETS behind
+ * them take what does not fit. CAPACITY
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1048576);
-	__type(key, struct flow_key4);
-	__type(value, struct flow);
-} flows4 SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 209716 + 104858);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct bucket);
+} flows SEC(".maps");
 
+/* prog writes, user reads (mmap): the addresses of flow w of bucket b at b * WAYS + w. CAPACITY */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1048576);
-	__type(key, struct flow_key6);
-	__type(value, struct flow);
-} flows6 SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WAYS *(209716 + 104858));
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct tuple);
+} tuples SEC(".maps");
 
-/* prog writes, user reads. TCP flows of which only SYNs were seen: a flood evicts its own kind. CAPACITY: flows / 8 */
+/* prog adds, user reads: by enum eviction */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 131072);
-	__type(key, struct flow_key4);
-	__type(value, struct flow);
-} syns4 SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 131072);
-	__type(key, struct flow_key6);
-	__type(value, struct flow);
-} syns6 SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, EVICTION_COUNT);
+	__type(key, __u32);
+	__type(value, __u64);
+} evictions SEC(".maps");
 
 /* prog writes and reads: where the first fragment of a datagram went */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, FRAGMENTS);
 	__type(key, struct fragment_key);
-	__type(value, struct flow);
+	__type(value, struct entry);
 } fragments SEC(".maps");
 
 /* prog adds, user reads: packets by enum reason */
@@ -192,8 +191,6 @@ struct {
 struct family {
 	bool is_ip6;
 	void *services;
-	void *flows;
-	void *syns;
 };
 
 /*
@@ -210,6 +207,8 @@ const struct {
 	enum flow_state flow_state;
 	enum timeout timeout;
 	enum reason reason;
+	enum eviction eviction;
+	enum head head;
 } described SEC(".described");
 
 #endif

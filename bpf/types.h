@@ -32,7 +32,7 @@ enum scheduler {
 
 /* What a flow has come to, as far as the client's half of the traffic shows it. */
 enum flow_state {
-	FLOW_SYN = 1,	      /* TCP: a SYN and nothing after it (table syns4, syns6) */
+	FLOW_SYN = 1,	      /* TCP: a SYN and nothing after it */
 	FLOW_ESTABLISHED = 2, /* TCP */
 	FLOW_FIN = 3,	      /* TCP: the client has sent FIN */
 	FLOW_CLOSED = 4,      /* TCP: the client has sent RST */
@@ -110,7 +110,12 @@ struct service {
 	__u32 table;	 /* index of tables */
 	__u32 slots;	 /* entries of that table, 0: no backend takes new flows */
 	__u32 scheduler; /* enum scheduler */
+	__u32 previous;	 /* mh: table of the backends that unsettled slots had before, 0: none is unsettled */
+	__u32 settles;	 /* mh: tick from which on every slot is settled */
 };
+
+/* mh: the slot had another backend not longer ago than the longest flow timeout. */
+#define SLOT_UNSETTLED 0x80000000
 
 /* Two slots of a service's lookup table; slot i is table[i / 2].backend[i % 2]. */
 struct slots {
@@ -179,6 +184,57 @@ struct flow_key6 {
 	__u8 zero[3];
 };
 
+/*
+ * Which backend, and which life of it: the backend's id in the lower 24 bits, the lower 8 bits of its generation above
+ * them. 0: none, since no backend has id 0.
+ */
+typedef __u32 target_t;
+
+/* What the packet path knows of a flow: one word, so that no packet sees half of it. All zero: free. */
+struct entry {
+	target_t target;
+	__u8 state; /* enum flow_state */
+	__u8 check; /* of the flow's hash, as a second tag */
+	__u16 seen; /* lower 16 bits of the tick of the last packet */
+} __attribute__((aligned(8)));
+
+/*
+ * Flows whose hash selects the same bucket: one cache line. The tag is written before its entry and under the lock;
+ * a packet that finds its flow needs no lock and usually writes nothing.
+ */
+#define WAYS 5
+struct bucket {
+	struct entry entry[WAYS];
+	__u32 tag[WAYS];
+	__u32 head; /* HEAD_LOCKED, HEAD_SPILLED, and below them the tick at which a spilled flow was last seen */
+};
+
+enum head {
+	HEAD_TICK = 0xffff,
+	HEAD_SPILLED = 0x10000,
+	HEAD_LOCKED = 0x20000,
+};
+
+/* A flow's addresses, for people: written once when it is recorded. IPv4 in the first four bytes. */
+struct tuple {
+	__u8 client[16];
+	__u8 vip[16];
+	__be16 client_port;
+	__be16 vip_port;
+	__u8 protocol;
+	__u8 family; /* 4 or 6 */
+	__u8 zero[2];
+};
+
+/* How room was made for a new flow; index of the map "evictions". */
+enum eviction {
+	EVICTION_EXPIRED,     /* a flow that had been idle for longer than its timeout */
+	EVICTION_EMBRYONIC,   /* a SYN and nothing after it */
+	EVICTION_SPILLED,     /* none: the new flow went to the second part of the table */
+	EVICTION_ESTABLISHED, /* a live flow, because nothing else would do */
+	EVICTION_COUNT,
+};
+
 /* The fragments of one datagram; IPv4 addresses in the first four bytes. */
 struct fragment_key {
 	__u8 source[16];
@@ -187,18 +243,6 @@ struct fragment_key {
 	__u8 protocol;
 	__u8 family; /* 4 or 6 */
 	__u8 zero[2];
-};
-
-/* Which backend, and which life of it: one word. */
-struct target {
-	__u32 backend;
-	__u32 generation;
-} __attribute__((aligned(8)));
-
-struct flow {
-	struct target target; /* word 0 */
-	__u32 seen;	      /* tick of the last packet */
-	__u32 state;	      /* enum flow_state */
 };
 
 /* ---- Counters and state per service ---- */
@@ -210,10 +254,14 @@ struct counters {
 	__u64 bytes;
 };
 
-/* The next position of rr and wrr, shared by all CPUs; a cache line of its own. */
+/* What all CPUs share of a service; a cache line of its own. */
 struct cursor {
-	__u64 next;
-	__u64 zero[7];
+	__u64 next;	   /* position of rr and wrr */
+	__u32 tick;	   /* the tick that `opened` counts */
+	__u32 opened;	   /* TCP flows opened in it */
+	__u32 flood_until; /* tick; until then the service is in flood mode */
+	__u32 floods;	   /* times that it entered flood mode */
+	__u64 zero[5];
 };
 
 /* Says what the pins are. */
@@ -226,7 +274,7 @@ struct meta {
 ASSERT_SIZE(struct config, 8);
 ASSERT_SIZE(struct service_key4, 8);
 ASSERT_SIZE(struct service_key6, 20);
-ASSERT_SIZE(struct service, 16);
+ASSERT_SIZE(struct service, 24);
 ASSERT_SIZE(struct slots, 8);
 ASSERT_SIZE(struct backend_columns, 32);
 ASSERT_SIZE(struct next_hop, 8);
@@ -236,8 +284,9 @@ ASSERT_SIZE(struct interface, 8);
 ASSERT_SIZE(struct flow_key4, 16);
 ASSERT_SIZE(struct flow_key6, 40);
 ASSERT_SIZE(struct fragment_key, 40);
-ASSERT_SIZE(struct target, 8);
-ASSERT_SIZE(struct flow, 16);
+ASSERT_SIZE(struct entry, 8);
+ASSERT_SIZE(struct bucket, 64);
+ASSERT_SIZE(struct tuple, 40);
 ASSERT_SIZE(struct counters, 24);
 ASSERT_SIZE(struct cursor, 64);
 ASSERT_SIZE(struct meta, 8);
