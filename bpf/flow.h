@@ -114,9 +114,10 @@ static __always_inline __u32 timeout_of(__u32 state)
 	}
 }
 
+/* Signed: another CPU may have read the clock a tick later than we, and stored that before we look. */
 static __always_inline bool is_expired(struct entry entry, __u32 now)
 {
-	return (__u16)(now - entry.seen) > timeout_of(entry.state);
+	return (__s16)(now - entry.seen) > (__s32)timeout_of(entry.state);
 }
 
 static __always_inline bool is_over(struct entry entry)
@@ -341,23 +342,41 @@ static __always_inline __u32 oldest_way(const struct bucket *bucket, __u32 now)
 	return found;
 }
 
+#define CELLS 8 /* a power of two, so that the verifier sees that the way is inside the bucket */
+
 static __always_inline void describe_flow(const struct packet *p, struct family family, __u32 cell)
 {
-	struct tuple *tuple = bpf_map_lookup_elem(&tuples, &cell);
+	__u32 index = cell / CELLS, way = cell % CELLS;
+	struct origins *origins = bpf_map_lookup_elem(&flow_origins, &index);
+	struct client6 *client;
 
-	if (!tuple)
+	if (!origins)
 		return;
-	if (family.is_ip6) {
-		__builtin_memcpy(tuple, &p->key6, sizeof(*tuple));
-		tuple->family = 6;
+	if (!family.is_ip6) {
+		origins->origin[way].client = p->key4.client;
+		origins->origin[way].client_port = p->key4.client_port;
+		origins->origin[way].vip_port = p->key4.vip_port;
 		return;
 	}
-	*(__be32 *)tuple->client = p->key4.client;
-	*(__be32 *)tuple->vip = p->key4.vip;
-	tuple->client_port = p->key4.client_port;
-	tuple->vip_port = p->key4.vip_port;
-	tuple->protocol = p->key4.protocol;
-	tuple->family = 4;
+	origins->origin[way].client_port = p->key6.client_port;
+	origins->origin[way].vip_port = p->key6.vip_port;
+	cell = index * WAYS + way;
+	client = bpf_map_lookup_elem(&flow_clients6, &cell);
+	if (client)
+		__builtin_memcpy(client->address, p->key6.client, sizeof(client->address));
+}
+
+/*
+ * Asks for the line that describe_flow will write, so that it is on its way while the flow is still being looked for:
+ * two cache misses at a time instead of one after the other.
+ */
+static __always_inline void expect_flow(struct flow_hash hash)
+{
+	__u32 index = home_of(hash);
+	struct origins *origins = bpf_map_lookup_elem(&flow_origins, &index);
+
+	if (origins)
+		(void)*(volatile __u32 *)origins;
 }
 
 /* Writes a flow into a way of a locked bucket. No packet takes the old flow's word for the new flow's, or the reverse. */
@@ -375,7 +394,7 @@ static __always_inline void write_way(struct bucket *bucket, __u32 way, struct f
 /* What add_flow has done, in one word, since a global function returns no more. */
 struct added {
 	target_t target; /* 0: the bucket could not be locked */
-	__u32 cell;	 /* index of tuples for a new flow; FOUND: another CPU has added the flow, with that target */
+	__u32 cell;	 /* bucket * CELLS + way of a new flow; FOUND: another CPU has added the flow, with that target */
 };
 
 union added_word {
@@ -412,7 +431,7 @@ static __always_inline __u64 add_in_spill(struct bucket *home, struct flow_hash 
 	unlock_bucket(spill);
 	count_eviction(EVICTION_SPILLED);
 	note_spilled(home, now);
-	result.added.cell = index * WAYS + way;
+	result.added.cell = index * CELLS + way;
 	return result.word;
 }
 
@@ -444,7 +463,7 @@ __attribute__((noinline)) __u64 add_flow(__u32 bucket, __u32 tag, __u64 word)
 		way = choose_way(home, fresh.entry.state, now);
 	if (way < WAYS) {
 		write_way(home, way, hash, fresh);
-		result.added.cell = index * WAYS + way;
+		result.added.cell = index * CELLS + way;
 	} else {
 		result.word = add_in_spill(home, hash, fresh, now);
 	}

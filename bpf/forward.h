@@ -109,8 +109,8 @@ static __always_inline enum reason forward(struct packet *p, struct family famil
 	if (!backend)
 		return REASON_INTERNAL;
 	to.word = *(const volatile __u64 *)&backend->next_hop;
-	if (is_zero_mac(to.hop.mac))
-		return REASON_NO_NEIGHBOUR;
+	if (is_zero_mac(to.hop.mac)) /* without an egress perhaps */
+		return is_addressed_to_us(p) ? REASON_NO_NEIGHBOUR : REASON_OTHER_HOST;
 	index = to.hop.egress;
 	egress = bpf_map_lookup_elem(&egresses, &index);
 	if (!egress)
@@ -122,8 +122,12 @@ static __always_inline enum reason forward(struct packet *p, struct family famil
 	if (out.egress.ifindex == in ? !same_mac(p->eth->h_dest, out.egress.mac) :
 				       !is_addressed_to_us(p))
 		return REASON_OTHER_HOST;
-	if (out.egress.ifindex != in && p->bytes > out.egress.mtu)
-		return REASON_TOO_BIG;
+	if (out.egress.ifindex != in) {
+		if (!out.egress.ifindex)
+			return REASON_INTERNAL;
+		if (p->bytes > out.egress.mtu)
+			return REASON_TOO_BIG;
+	}
 	if (!spend_hop(p, family))
 		return REASON_TTL_EXCEEDED;
 	if (!set_vlan(p, out.egress.vlan))

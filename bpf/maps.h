@@ -34,42 +34,31 @@ struct {
 	__type(value, struct config);
 } config SEC(".maps");
 
-/* The sides. user builds a whole inner map and puts it in; prog reads. Inner maps are never changed once live. */
+/* user writes (mmap), prog reads: where a service stands in services. Two sides. CAPACITY */
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, SIDES);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SIDES * 8192);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
-	__array(values, struct {
-		__uint(type, BPF_MAP_TYPE_HASH);
-		__uint(max_entries, 1);
-		__type(key, struct service_key4);
-		__type(value, struct service);
-	});
-} services4 SEC(".maps");
+	__type(value, struct service_bucket);
+} service_buckets SEC(".maps");
 
+/* user writes (mmap), prog reads: keyed by service_bucket.service. Two sides. CAPACITY */
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, SIDES);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SIDES * 4096);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
-	__array(values, struct {
-		__uint(type, BPF_MAP_TYPE_HASH);
-		__uint(max_entries, 1);
-		__type(key, struct service_key6);
-		__type(value, struct service);
-	});
-} services6 SEC(".maps");
+	__type(value, struct service);
+} services SEC(".maps");
 
-/* user only: the cold columns of each backend of a side, keyed by backend id */
+/* user only (mmap): the cold columns of the backends, keyed by side * capacity + backend id. Two sides. CAPACITY */
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, SIDES);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SIDES * 65536);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
-	__array(values, struct {
-		__uint(type, BPF_MAP_TYPE_HASH);
-		__uint(max_entries, 1);
-		__type(key, __u32);
-		__type(value, struct backend_columns);
-	});
+	__type(value, struct backend_columns);
 } backend_info SEC(".maps");
 
 /*
@@ -154,14 +143,23 @@ struct {
 	__type(value, struct bucket);
 } flows SEC(".maps");
 
-/* prog writes, user reads (mmap): the addresses of flow w of bucket b at b * WAYS + w. CAPACITY */
+/* prog writes, user reads (mmap): where the flows of a bucket come from, keyed like flows. CAPACITY */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 209716 + 104858);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct origins);
+} flow_origins SEC(".maps");
+
+/* prog writes, user reads (mmap): the client of the IPv6 flow in way w of bucket b, at b * WAYS + w. CAPACITY */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, WAYS *(209716 + 104858));
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
-	__type(value, struct tuple);
-} tuples SEC(".maps");
+	__type(value, struct client6);
+} flow_clients6 SEC(".maps");
 
 /* prog adds, user reads: by enum eviction */
 struct {
@@ -190,7 +188,6 @@ struct {
 /* What differs between IPv4 and IPv6. Always a constant where it is used, so that it costs nothing. */
 struct family {
 	bool is_ip6;
-	void *services;
 };
 
 /*
@@ -198,9 +195,6 @@ struct family {
  * enums that only Go reads, this does. No loader looks at a section of this name.
  */
 const struct {
-	struct service_key4 service_key4;
-	struct service_key6 service_key6;
-	struct service service;
 	struct slots slots;
 	struct backend_columns backend_info;
 	enum scheduler scheduler;

@@ -93,34 +93,39 @@ static __always_inline bool was_flooded(const struct cursor *cursor, __u32 now)
 	return cursor->floods && (__s32)(cursor->flood_until + TIMEOUT_SYN - now) > 0;
 }
 
-static __always_inline void count_opening(struct cursor *cursor, __u32 now)
+/* Takes the next turn, and notices when turns are taken faster than the flood rate. */
+static __always_inline __u64 take_turn(struct cursor *cursor, __u32 now)
 {
+	__u64 turn = __sync_fetch_and_add(&cursor->next, 1);
+
 	if (cursor->tick != now) {
 		cursor->tick = now;
-		cursor->opened = 0;
+		cursor->first = turn;
 	}
-	if (__sync_fetch_and_add(&cursor->opened, 1) != flood_rate)
-		return;
-	if (!is_flooded(cursor, now))
-		__sync_fetch_and_add(&cursor->floods, 1);
-	cursor->flood_until = now + FLOOD_TICKS;
-}
-
-static __always_inline __u32 next_slot(const struct packet *p, struct family family,
-				       const struct service *service, struct cursor *cursor)
-{
-	if (is_hashing(service))
-		return client_slot(p, family, service);
-	return __sync_fetch_and_add(&cursor->next, 1) % service->slots;
+	if (turn - cursor->first == flood_rate) {
+		if (!is_flooded(cursor, now))
+			__sync_fetch_and_add(&cursor->floods, 1);
+		cursor->flood_until = now + FLOOD_TICKS;
+	}
+	return turn;
 }
 
 /* Where a packet goes by its hash alone: in flood mode, and after it. */
-static __always_inline __u32 flood_slot(const struct packet *p, struct family family,
-					const struct service *service, struct flow_hash hash)
+static __always_inline __u32 hashed_slot(const struct packet *p, struct family family,
+					 const struct service *service, struct flow_hash hash)
 {
 	if (is_hashing(service))
 		return client_slot(p, family, service);
 	return (__u64)hash.tag * service->slots >> 32;
+}
+
+static __always_inline __u32 next_slot(const struct packet *p, struct family family,
+				       const struct service *service, struct cursor *cursor,
+				       __u32 now)
+{
+	__u64 turn = take_turn(cursor, now);
+
+	return is_hashing(service) ? client_slot(p, family, service) : turn % service->slots;
 }
 
 /*
@@ -153,7 +158,7 @@ static __always_inline enum reason reckon(const struct packet *p, struct family 
 	if (service->previous)
 		id = slot_of(service->previous, client_slot(p, family, service));
 	if (!id)
-		id = slot_of(service->table, flood_slot(p, family, service, hash));
+		id = slot_of(service->table, hashed_slot(p, family, service, hash));
 	return aim(id, target);
 }
 

@@ -84,34 +84,44 @@ enum reason {
 /* ---- Configuration: built by user space beside the live one, published whole by one store of config.epoch. ---- */
 
 /*
- * The maps services4, services6 and backend_info are arrays of two inner maps, "sides". Packets use side (epoch & 1);
- * user space builds the other one and then stores epoch + 1.
+ * The maps services, service_buckets and backend_info have two sides each, one behind the other. Packets use side
+ * (epoch & 1); user space copies it to the other side, changes that, and then stores epoch + 1.
  */
 struct config {
 	__u64 epoch;
+	__u64 multiplier[2]; /* odd, of each side: see service_key */
+	__u64 zero[5];
 };
 
-struct service_key4 {
-	__be32 address;
-	__be16 port;
-	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP */
-	__u8 zero;
+/*
+ * Services are found by a key of 64 bits: address, port and protocol of IPv4, a hash of them of IPv6. The bucket is
+ * the upper half of key times the side's multiplier, scaled to the number of buckets; user space draws a multiplier for which no
+ * bucket overflows. Key 0 is free.
+ */
+#define SERVICE_WAYS 5
+struct service_bucket {
+	__u64 key[SERVICE_WAYS];
+	__u32 service[SERVICE_WAYS]; /* index of services */
+	__u32 zero;
 };
 
-struct service_key6 {
-	__u8 address[16];
-	__be16 port;
-	__u8 protocol;
-	__u8 zero;
-};
+/* Bits of a service's key beside address (0..31) and port (32..47, as on the wire). */
+#define SERVICE_KEY_PROTOCOL_SHIFT 48
+#define SERVICE_KEY_IP4 (1ULL << 62)
+#define SERVICE_KEY_IP6 (1ULL << 63)
 
 struct service {
-	__u32 id;	 /* index of cursors; stays with the service for its life */
+	__u32 id;	 /* index of cursors; stays with the service for its life. 0: none */
 	__u32 table;	 /* index of tables */
 	__u32 slots;	 /* entries of that table, 0: no backend takes new flows */
 	__u32 scheduler; /* enum scheduler */
 	__u32 previous;	 /* mh: table of the backends that unsettled slots had before, 0: none is unsettled */
 	__u32 settles;	 /* mh: tick from which on every slot is settled */
+	__u8 address[16]; /* IPv4 in the first four bytes */
+	__be16 port;
+	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP */
+	__u8 family;   /* 4 or 6 */
+	__u8 zero[20];
 };
 
 /* mh: the slot had another backend not longer ago than the longest flow timeout. */
@@ -129,7 +139,8 @@ struct backend_columns {
 	__u32 weight;	    /* 0..2147483647 */
 	__u8 family;	    /* 4 or 6 */
 	__u8 static_hop;    /* the next hop was given by the operator */
-	__u8 zero[6];
+	__u8 listed;	    /* it is in the lookup table of this side */
+	__u8 zero[5];
 };
 
 /* ---- Live words: changed in place, one 64-bit word at a time. ---- */
@@ -182,7 +193,7 @@ struct flow_key6 {
 	__be16 vip_port;
 	__u8 protocol;
 	__u8 zero[3];
-};
+} __attribute__((aligned(8)));
 
 /*
  * Which backend, and which life of it: the backend's id in the lower 24 bits, the lower 8 bits of its generation above
@@ -215,15 +226,24 @@ enum head {
 	HEAD_LOCKED = 0x20000,
 };
 
-/* A flow's addresses, for people: written once when it is recorded. IPv4 in the first four bytes. */
-struct tuple {
-	__u8 client[16];
-	__u8 vip[16];
+/*
+ * Where the flows of a bucket come from, for people: written once when a flow is recorded. VIP and protocol are those of
+ * its backend's service.
+ */
+struct origin {
+	__be32 client; /* IPv4 */
 	__be16 client_port;
 	__be16 vip_port;
-	__u8 protocol;
-	__u8 family; /* 4 or 6 */
-	__u8 zero[2];
+};
+
+struct origins {
+	struct origin origin[WAYS];
+	__u64 zero[3];
+};
+
+/* The client of an IPv6 flow. */
+struct client6 {
+	__u8 address[16];
 };
 
 /* How room was made for a new flow; index of the map "evictions". */
@@ -256,12 +276,12 @@ struct counters {
 
 /* What all CPUs share of a service; a cache line of its own. */
 struct cursor {
-	__u64 next;	   /* position of rr and wrr */
-	__u32 tick;	   /* the tick that `opened` counts */
-	__u32 opened;	   /* TCP flows opened in it */
+	__u64 next;	   /* turns taken: position of rr and wrr, and new flows of every scheduler */
+	__u64 first;	   /* the turn with which the current tick began */
+	__u32 tick;	   /* that tick */
 	__u32 flood_until; /* tick; until then the service is in flood mode */
 	__u32 floods;	   /* times that it entered flood mode */
-	__u64 zero[5];
+	__u32 zero[9];
 };
 
 /* Says what the pins are. */
@@ -271,10 +291,9 @@ struct meta {
 };
 
 #define ASSERT_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " is not " #size " bytes")
-ASSERT_SIZE(struct config, 8);
-ASSERT_SIZE(struct service_key4, 8);
-ASSERT_SIZE(struct service_key6, 20);
-ASSERT_SIZE(struct service, 24);
+ASSERT_SIZE(struct config, 64);
+ASSERT_SIZE(struct service_bucket, 64);
+ASSERT_SIZE(struct service, 64);
 ASSERT_SIZE(struct slots, 8);
 ASSERT_SIZE(struct backend_columns, 32);
 ASSERT_SIZE(struct next_hop, 8);
@@ -286,7 +305,8 @@ ASSERT_SIZE(struct flow_key6, 40);
 ASSERT_SIZE(struct fragment_key, 40);
 ASSERT_SIZE(struct entry, 8);
 ASSERT_SIZE(struct bucket, 64);
-ASSERT_SIZE(struct tuple, 40);
+ASSERT_SIZE(struct origins, 64);
+ASSERT_SIZE(struct client6, 16);
 ASSERT_SIZE(struct counters, 24);
 ASSERT_SIZE(struct cursor, 64);
 ASSERT_SIZE(struct meta, 8);

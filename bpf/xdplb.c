@@ -19,20 +19,59 @@
 #include "count.h"
 #include "forward.h"
 
-static __always_inline const struct service *find_service(struct family family, const void *key)
+const volatile __u32 service_buckets_per_side;
+
+static __always_inline bool is_service6(const struct service *service, const struct flow_key6 *key)
 {
+	const __u64 *a = (const __u64 *)service->address, *b = (const __u64 *)key->vip;
+
+	return a[0] == b[0] && a[1] == b[1] && service->port == key->vip_port &&
+	       service->protocol == key->protocol;
+}
+
+static __always_inline __u64 service_key4(const struct flow_key4 *key)
+{
+	return SERVICE_KEY_IP4 | (__u64)key->protocol << SERVICE_KEY_PROTOCOL_SHIFT |
+	       (__u64)key->vip_port << 32 | key->vip;
+}
+
+static __always_inline __u64 service_key6(const struct flow_key6 *key)
+{
+	const __u64 *vip = (const __u64 *)key->vip;
+
+	return SERVICE_KEY_IP6 |
+	       mix(mix(vip[0] ^ ((__u64)key->protocol << 16 | key->vip_port)) ^ vip[1]) >> 1;
+}
+
+static __always_inline const struct service *find_service(const struct packet *p,
+							  struct family family)
+{
+	__u64 key = family.is_ip6 ? service_key6(&p->key6) : service_key4(&p->key4);
+	const struct service_bucket *bucket;
+	const struct service *service;
 	const struct config *live;
-	__u32 zero = 0, side;
-	void *services;
+	__u32 zero = 0, side, index = 0;
 
 	live = bpf_map_lookup_elem(&config, &zero);
 	if (!live)
 		return NULL;
 	side = *(const volatile __u64 *)&live->epoch & 1;
-	services = bpf_map_lookup_elem(family.services, &side);
-	if (!services)
+	index = side * service_buckets_per_side +
+		((key * live->multiplier[side] >> 32) * service_buckets_per_side >> 32);
+	bucket = bpf_map_lookup_elem(&service_buckets, &index);
+	if (!bucket)
 		return NULL;
-	return bpf_map_lookup_elem(services, key);
+#pragma unroll
+	for (int way = 0; way < SERVICE_WAYS; way++) {
+		if (bucket->key[way] != key)
+			continue;
+		index = bucket->service[way];
+		service = bpf_map_lookup_elem(&services, &index);
+		if (!service || (family.is_ip6 && !is_service6(service, &p->key6)))
+			return NULL;
+		return service;
+	}
+	return NULL;
 }
 
 /* Schedules a packet that no flow knows, and records its flow. known: one did, but it is over or its backend is gone. */
@@ -49,13 +88,11 @@ static __always_inline enum reason open_flow(const struct packet *p, struct fami
 	if (!is_addressed_to_us(p))
 		return REASON_OTHER_HOST;
 	if (state == FLOW_SYN || state == FLOW_UDP || known)
-		reason = aim(slot_of(service->table, next_slot(p, family, service, cursor)), target);
+		reason = aim(slot_of(service->table, next_slot(p, family, service, cursor, now)), target);
 	else
 		reason = reckon(p, family, service, cursor, hash, now, target);
 	if (reason)
 		return reason;
-	if (state == FLOW_SYN)
-		count_opening(cursor, now);
 	ours = record_flow(p, family, hash, state, now, target);
 	if (ours < 0)
 		return REASON_FLOW_TABLE_FULL;
@@ -65,9 +102,10 @@ static __always_inline enum reason open_flow(const struct packet *p, struct fami
 }
 
 static __always_inline enum reason place(const struct packet *p, struct family family,
-					 const void *service_key, __u8 protocol, target_t *target)
+					 target_t *target)
 {
-	const struct service *service = find_service(family, service_key);
+	const struct service *service = find_service(p, family);
+	__u8 protocol = family.is_ip6 ? p->key6.protocol : p->key4.protocol;
 	__u32 now = now_ticks(), state = state_of(p, protocol);
 	struct flow_hash hash;
 	struct cursor *cursor;
@@ -84,9 +122,11 @@ static __always_inline enum reason place(const struct packet *p, struct family f
 	if (!cursor)
 		return REASON_INTERNAL;
 	if (state == FLOW_SYN && is_flooded(cursor, now) && service->slots) {
-		count_opening(cursor, now);
-		return aim(slot_of(service->table, flood_slot(p, family, service, hash)), target);
+		take_turn(cursor, now);
+		return aim(slot_of(service->table, hashed_slot(p, family, service, hash)), target);
 	}
+	if (state == FLOW_SYN)
+		expect_flow(hash);
 	flow = find_flow(hash, now);
 	if (flow.bucket && follows(p, flow.was.entry, now)) {
 		*target = flow.was.entry.target;
@@ -94,25 +134,6 @@ static __always_inline enum reason place(const struct packet *p, struct family f
 		return REASON_TX;
 	}
 	return open_flow(p, family, service, cursor, hash, flow.bucket != NULL, state, now, target);
-}
-
-static __always_inline enum reason place_own(const struct packet *p, struct family family,
-					     target_t *target)
-{
-	struct service_key4 key4 = {
-		.address = p->key4.vip,
-		.port = p->key4.vip_port,
-		.protocol = p->key4.protocol,
-	};
-	struct service_key6 key6 = {
-		.port = p->key6.vip_port,
-		.protocol = p->key6.protocol,
-	};
-
-	if (!family.is_ip6)
-		return place(p, family, &key4, p->key4.protocol, target);
-	__builtin_memcpy(key6.address, p->key6.vip, sizeof(key6.address));
-	return place(p, family, &key6, p->key6.protocol, target);
 }
 
 /* An ICMP error goes where the flow goes that it quotes. It is no sign of life of that flow. */
@@ -149,7 +170,7 @@ static __always_inline enum reason deliver(struct packet *p, struct family famil
 
 	switch (p->kind) {
 	case KIND_FLOW:
-		reason = place_own(p, family, &target);
+		reason = place(p, family, &target);
 		break;
 	case KIND_QUOTED:
 		reason = place_quoted(p, family, &target);
@@ -166,8 +187,8 @@ static __always_inline enum reason deliver(struct packet *p, struct family famil
 
 static __always_inline enum reason walk(struct xdp_md *ctx)
 {
-	const struct family ip4 = { false, &services4 };
-	const struct family ip6 = { true, &services6 };
+	const struct family ip4 = { .is_ip6 = false };
+	const struct family ip6 = { .is_ip6 = true };
 	struct reader at = {
 		.pos = (void *)(long)ctx->data,
 		.end = (void *)(long)ctx->data_end,

@@ -1,24 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// The tools that are run through `go tool -modfile=scripts/tools.mod`, apart from go.mod, which holds only what the
-// product needs. Another version: `go get -tool -modfile=scripts/tools.mod PACKAGE@VERSION`. bpf2go is that of go.mod's
-// cilium/ebpf; `make lint` compares the two.
+// The linters, run by `go tool -modfile=scripts/tools.mod`, apart from go.mod, which holds only what the product needs.
+// To take another version: `go get -tool -modfile=scripts/tools.mod honnef.co/go/tools/cmd/staticcheck@VERSION`.
 module xdplb
 
 go 1.26.8
 
-tool (
-	github.com/cilium/ebpf/cmd/bpf2go
-	honnef.co/go/tools/cmd/staticcheck
-)
+tool honnef.co/go/tools/cmd/staticcheck
 
 require (
-	github.com/BurntSushi/toml v1.6.0 // indirect
-	github.com/cilium/ebpf v0.22.0 // indirect
-	golang.org/x/exp/typeparams v0.0.0-20260209203927-2842357ff358 // indirect
+	github.com/BurntSushi/toml v1.4.1-0.20240526193622-a339e1f7089c // indirect
+	golang.org/x/exp/typeparams v0.0.0-20231108232855-2478ac86f678 // indirect
 	golang.org/x/mod v0.41.0 // indirect
 	golang.org/x/sync v0.23.0 // indirect
-	golang.org/x/sys v0.48.0 // indirect
 	golang.org/x/tools v0.51.0 // indirect
 	honnef.co/go/tools v0.8.2 // indirect
 )

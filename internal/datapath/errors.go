@@ -5,6 +5,9 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"strings"
+
+	"github.com/cilium/ebpf"
 )
 
 // ErrNotAttached means that there are no pins at the pin directory: nothing was ever attached, or all was detached.
@@ -56,4 +59,45 @@ type CapacityError struct {
 
 func (e *CapacityError) Error() string {
 	return fmt.Sprintf("%d %s do not fit: room for %d was made by the first attach (--%s)", e.Want, e.What, e.Have, e.What)
+}
+
+// CapabilityError means that the process may not do what xdplb does.
+type CapabilityError struct {
+	Missing []string // "CAP_NET_ADMIN", ...
+}
+
+func (e *CapabilityError) Error() string {
+	return "not permitted: run as root, or with " + strings.Join(e.Missing, ", ")
+}
+
+// FilesystemError means that there is no BPF filesystem to keep the pins in.
+type FilesystemError struct {
+	Dir           string // where it was looked for
+	PrivateMounts bool   // the process does not see the host's mounts
+}
+
+func (e *FilesystemError) Error() string {
+	if e.PrivateMounts {
+		return fmt.Sprintf("no BPF filesystem at %s, and this process has mounts of its own, as under \"ip netns exec\", "+
+			"where pins would vanish: enter the network namespace alone (--netns, or nsenter --net=/run/netns/NAME)", e.Dir)
+	}
+	return fmt.Sprintf("no BPF filesystem at %s: mount -t bpf bpf %s", e.Dir, e.Dir)
+}
+
+// loadError is a refusal of the program or its maps by the kernel. A verifier's log is shortened to its end, and shown
+// whole by %+v.
+type loadError struct {
+	err error
+}
+
+func (e *loadError) Error() string { return fmt.Sprintf("loading the XDP program: %v", e.err) }
+func (e *loadError) Unwrap() error { return e.err }
+
+func (e *loadError) Format(f fmt.State, verb rune) {
+	var verifier *ebpf.VerifierError
+	if verb == 'v' && f.Flag('+') && errors.As(e.err, &verifier) {
+		fmt.Fprintf(f, "loading the XDP program: %+v", verifier)
+		return
+	}
+	fmt.Fprint(f, e.Error())
 }

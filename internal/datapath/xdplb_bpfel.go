@@ -27,7 +27,8 @@ type xdplbBackendColumns struct {
 	Weight    uint32
 	Family    uint8
 	StaticHop uint8
-	Zero      [6]uint8
+	Listed    uint8
+	Zero      [5]uint8
 }
 
 type xdplbConfig struct {

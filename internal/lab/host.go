@@ -88,8 +88,15 @@ func (h *Host) Do(f func() error) error {
 func (l *Lab) thread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		// Never unlocked: the thread has left the namespaces of the others and ends with the goroutine.
 		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The first thread stands for the process under /proc, and does not end before it. While this goroutine
+			// holds it, another one gets another.
+			done <- l.thread(f)
+			runtime.UnlockOSThread()
+			return
+		}
+		// Else never unlocked: the thread leaves the namespaces of the others, and ends with the goroutine.
 		err := errors.New("the function in the lab's namespace did not return")
 		defer func() { done <- err }()
 		if err = l.enterMounts(); err == nil {

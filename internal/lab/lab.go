@@ -9,11 +9,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"xdplb/internal/testenv"
 )
 
 // Where the cluster keeps what is not in its network namespaces.
@@ -84,10 +87,21 @@ func (l *Lab) Close() error {
 }
 
 // Up raises the cluster. If that fails or ctx ends meanwhile, it takes away what it made. The report is called before
-// each step with a few words; it may be nil. The error is [ErrUp] if there is a cluster already, [ErrInterrupted] if there are pieces of
-// one.
+// each step with a few words; it may be nil. The error is an [UpError] if there is a cluster already, [ErrInterrupted]
+// if there are pieces of one.
 func Up(ctx context.Context, o Options, report func(step string)) (*Lab, error) {
 	return raise(ctx, o, report, 0)
+}
+
+// Private raises a cluster that nobody else sees: it locks the calling goroutine to its thread and moves it into
+// namespaces of its own first ([testenv.Isolate]). [Down], called from the same goroutine, takes the cluster away; so does the
+// end of the process, in whichever way.
+func Private(ctx context.Context, o Options) (*Lab, error) {
+	runtime.LockOSThread()
+	if err := testenv.Isolate(); err != nil {
+		return nil, err
+	}
+	return raise(ctx, o, nil, syscall.SIGKILL)
 }
 
 func raise(ctx context.Context, o Options, report func(step string), deathSignal syscall.Signal) (*Lab, error) {
@@ -156,7 +170,7 @@ func (l *Lab) build(ctx context.Context, report func(string)) error {
 		{"plugging in", l.connect},
 		{"configuring", (*Host).configure},
 		{"setting up as a real server", func(h *Host) error {
-			if h.Role != RoleReal {
+			if h.Role != RoleReal || l.Options.Bare {
 				return nil
 			}
 			return h.becomeRealServer(l.Options)

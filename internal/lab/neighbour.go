@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 )
@@ -50,26 +49,6 @@ func (h *Host) Neighbours() ([]Neighbour, error) {
 	})
 	slices.SortFunc(neighbours, func(a, b Neighbour) int { return a.Addr.Compare(b.Addr) })
 	return neighbours, err
-}
-
-// ARPTable formats the IPv4 entries of one interface as net-tools' `arp -e -n -i INTERFACE` does.
-func ARPTable(neighbours []Neighbour, iface string) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%-23s  %-8s%-20s%-6s%-15s %s\n", "Address", "HWtype", "HWaddress", "Flags", "Mask", "Iface")
-	for _, n := range neighbours {
-		if !n.Addr.Is4() || n.Interface != iface {
-			continue
-		}
-		kind, mac, flags := "ether", n.MAC.String(), "C"
-		if n.MAC == nil {
-			kind, mac, flags = "", "(incomplete)", ""
-		}
-		if n.Permanent {
-			flags += "M"
-		}
-		fmt.Fprintf(&b, "%-23s  %-8s%-20s%-6s%-15s %s\n", n.Addr, kind, mac, flags, "", n.Interface)
-	}
-	return b.String()
 }
 
 // SetNeighbour makes a permanent neighbour entry on an interface of the host.

@@ -4,14 +4,13 @@ package lab
 
 import (
 	"context"
-	"syscall"
 	"testing"
 
 	"xdplb/internal/testenv"
 )
 
-// New raises a cluster for one test, which it first moves into namespaces of its own with [testenv.Namespace]; so tests with clusters
-// run side by side. The cluster ends with the test, or with the test's process if that is killed.
+// New raises a cluster for one test, which it first moves into namespaces of its own as
+// [testenv.Namespace] does; so tests with clusters run side by side. The cluster ends with the test, or with the test's process if that is killed.
 func New(tb testing.TB, o Options) *Lab {
 	tb.Helper()
 	needs := []testenv.Need{testenv.Root, testenv.Command("nsenter")}
@@ -19,8 +18,7 @@ func New(tb testing.TB, o Options) *Lab {
 		needs = append(needs, testenv.Command("nginx"))
 	}
 	testenv.Require(tb, needs...)
-	testenv.Namespace(tb)
-	l, err := raise(context.Background(), o, nil, syscall.SIGKILL)
+	l, err := Private(context.Background(), o)
 	if err != nil {
 		tb.Fatal(err)
 	}

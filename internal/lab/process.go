@@ -33,7 +33,7 @@ func statNamespace(path string) (namespaceID, error) {
 }
 
 // processes lists the processes whose first thread is in the network namespace of one of the hosts. Those that end
-// meanwhile are left out, and so are zombies.
+// meanwhile are left out, and so are zombies and this process.
 func processes(hosts []string) ([]process, error) {
 	wanted := map[namespaceID]string{}
 	for _, host := range hosts {
@@ -48,7 +48,7 @@ func processes(hosts []string) ([]process, error) {
 	var found []process
 	for _, entry := range entries {
 		pid, err := strconv.Atoi(entry.Name())
-		if err != nil {
+		if err != nil || pid == os.Getpid() {
 			continue
 		}
 		id, err := statNamespace(filepath.Join("/proc", entry.Name(), "ns/net"))

@@ -14,11 +14,14 @@ import (
 	"time"
 )
 
+// webServer is the program on the real servers.
+const webServer = "nginx"
+
 // LargeFileSize is the length in bytes of the file /large that every web server has. Its bytes are zero.
 const LargeFileSize = 64 << 20
 
 // nginxConfig is one real server's. Arguments: the host's directory, its name, the IPv6 listen lines. One process does
-// all, so that there is one to end. GET / tells the host's name; GET /large is for transfers to the client; POST /upload
+// all, so that there is one to end. Every answer has the header Real-Server with the host's name. GET / tells the host's name; GET /large is for transfers to the client; POST /upload
 // takes a body and tells the host's name and the body's length, through a second server because nginx answers
 // before the body is there otherwise.
 const nginxConfig = `daemon off;
@@ -41,6 +44,7 @@ http {
 		listen 80 backlog=1024;
 		%[3]s
 		server_name _;
+		add_header Real-Server %[2]s always;
 		location / { return 200 "%[2]s\n"; }
 		location = /large { alias %[1]s/large; }
 		location = /upload { proxy_pass http://127.0.0.1:8080; }
@@ -104,7 +108,7 @@ func (h *Host) startWebServer(ctx context.Context, ipv6 bool) error {
 	}
 	defer errors.Close()
 	// Not ctx: it ends with the raising of the cluster.
-	cmd := h.Command(context.WithoutCancel(ctx), "nginx", "-p", dir, "-c", config)
+	cmd := h.Command(context.WithoutCancel(ctx), webServer, "-p", dir, "-c", config)
 	cmd.Stderr = errors
 	// A session of its own: the terminal's Ctrl-C is not for it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: h.lab.deathSignal}
@@ -144,7 +148,7 @@ func (h *Host) awaitWebServer(ctx context.Context) error {
 
 // StopWebServer ends the host's nginx at once, as a crash would: connections are reset or forgotten.
 func (h *Host) StopWebServer() error {
-	return h.kill(func(p process) bool { return p.name == "nginx" })
+	return h.kill(func(p process) bool { return p.name == webServer })
 }
 
 // StartWebServer starts nginx on a real server whose own was stopped.

@@ -153,6 +153,9 @@ func (h *Host) configure() error {
 				}
 			}
 		}
+		if h.Role == RoleReal && h.lab.Options.Bare {
+			return nil
+		}
 		for _, gateway := range h.gateways {
 			if err := netlink.RouteAdd(&netlink.Route{Gw: gateway.AsSlice()}); err != nil {
 				return fmt.Errorf("route of %s through %s: %w", h.Name, gateway, err)

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"xdplb/internal/lab"
+)
+
+func upCommand(env *environment) *cobra.Command {
+	o := lab.Options{WebServers: true}
+	arp := string(lab.ARPSysctl)
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Raise the cluster",
+		Long: `Raise the cluster and show it. The real servers hold the VIP and serve; the director is bare.
+
+--arp says what keeps the router from learning a real server's MAC address for the VIP: sysctl (arp_ignore and
+arp_announce on the real servers), filter (an nftables arp filter on them), static (a permanent entry on the router),
+or none, to see what happens then.`,
+		Args: noArguments,
+		PreRunE: func(*cobra.Command, []string) (err error) {
+			if o.ARP, err = lab.ParseARPMode(arp); err != nil {
+				return fmt.Errorf("--arp: %w", err)
+			}
+			if o.Backends < 1 || o.Backends > lab.MaxBackends {
+				return fmt.Errorf("--backends %d: want 1 to %d", o.Backends, lab.MaxBackends)
+			}
+			if o.Directors < 1 || o.Directors > 2 {
+				return fmt.Errorf("--directors %d: want 1 or 2", o.Directors)
+			}
+			return nil
+		},
+		RunE: env.action(func([]string) error { return env.up(o) }),
+	}
+	flags := cmd.Flags()
+	flags.IntVar(&o.Backends, "backends", 2, "`number` of real servers")
+	flags.IntVar(&o.Directors, "directors", 1, "`number` of directors, 1 or 2")
+	flags.BoolVar(&o.IPv6, "ipv6", false, "IPv6 beside IPv4")
+	flags.StringVar(&arp, "arp", arp, "what keeps the VIP's ARP entry with the director: static, sysctl, filter or none")
+	return cmd
+}
+
+func (env *environment) up(o lab.Options) error {
+	if _, err := exec.LookPath("nginx"); err != nil {
+		return fmt.Errorf("the real servers need nginx: %w", err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	l, err := lab.Up(ctx, o, slowly(env.stderr))
+	var up *lab.UpError
+	if errors.As(err, &up) && up.Options == o {
+		fmt.Fprintln(env.stderr, up)
+		l, err = lab.Open()
+	}
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	if err := printTopology(env.stdout, l); err != nil {
+		return err
+	}
+	printNextSteps(env.stdout, l)
+	return nil
+}
+
+// slowly returns a function that prints steps once two seconds are over, and then one a second.
+func slowly(w io.Writer) func(step string) {
+	next := time.Now().Add(2 * time.Second)
+	return func(step string) {
+		if now := time.Now(); now.After(next) {
+			next = now.Add(time.Second)
+			fmt.Fprintf(w, "xdplb-lab: still at it: %s\n", step)
+		}
+	}
+}
+
+// printNextSteps says what to type.
+func printNextSteps(w io.Writer, l *lab.Lab) {
+	fmt.Fprintf(w, "\nThe director is bare. Make it balance:\n\n")
+	for _, command := range []string{
+		"xdplb attach eth0",
+		fmt.Sprintf("xdplb service add %s:80 --scheduler rr", lab.VIP),
+		fmt.Sprintf("xdplb backend add %s", l.Host("real1").Addr()),
+	} {
+		fmt.Fprintf(w, "  xdplb-lab exec director -- %s\n", command)
+	}
+	fmt.Fprintf(w, "\nThen ask for a page:\n\n  xdplb-lab exec client -- curl http://%s/\n", lab.VIP)
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"xdplb/internal/lb"
+)
+
+func backendCommand(env *environment) *cobra.Command {
+	return noun(&cobra.Command{
+		Use:   "backend",
+		Short: "Add, change, delete and list the backends of a service",
+		Long: `A backend is a real server of one service, named by its own address (RIP). It has no port: direct routing leaves
+the packets as they are, so a real server listens on the service's port, at the VIP.
+
+Without --service, the service is the only one that there is.`,
+	}, backendAddCommand(env), backendSetCommand(env), backendDelCommand(env), backendListCommand(env))
+}
+
+func backendAddCommand(env *environment) *cobra.Command {
+	weight := uint32(1)
+	cmd := &cobra.Command{
+		Use:   "add ADDRESS",
+		Short: "Add a backend to a service",
+		Long: `Add a backend to a service. New connections go to it at once.
+
+Its MAC address and the interface that leads to it are the kernel's neighbour entry, for which the segment is asked
+if need be. A backend that does not answer, or is not on a directly connected network of an attached interface, is
+refused; --mac, --dev and --vlan override.`,
+		Example: `  xdplb backend add 192.168.60.8
+  xdplb backend add 192.168.60.9 --service 172.10.0.9:80 --weight 3
+  xdplb backend add 2001:db8::8 --service [2001:db8::64]:443
+  xdplb backend add 192.168.60.7 --mac 02:00:00:00:00:07 --dev eth0 --vlan 60`,
+	}
+	hop := newHopFlags(env, cmd)
+	return backendVerb(env, cmd, &weight, func(where target) error {
+		state, attached, err := env.snapshot()
+		if err != nil {
+			return err
+		}
+		backend := lb.Backend{Addr: where.addr, Weight: weight}
+		add := func(state *lb.State) error {
+			key, err := where.in(state)
+			if err != nil {
+				return err
+			}
+			return state.AddBackend(key, backend)
+		}
+		// Refuse what can be refused before the segment is asked, and that before the lock is taken.
+		if err := add(&state); err != nil {
+			return err
+		}
+		if backend.Hop, err = hop.find(env, where.addr, attached); err != nil {
+			return err
+		}
+		return env.change(add)
+	})
+}
+
+func backendSetCommand(env *environment) *cobra.Command {
+	weight := uint32(1)
+	cmd := &cobra.Command{
+		Use:   "set ADDRESS",
+		Short: "Change a backend, or find its MAC address again",
+		Long: `Change a backend. Its connections stay with it. With --weight 0 it gets no new ones ("quiesced").
+
+Without flags, find its MAC address and interface again, as "add" does. For a backend that was given its MAC address
+by hand, --mac auto does so.`,
+		Example: `  xdplb backend set 192.168.60.9 --weight 0
+  xdplb backend set 192.168.60.9`,
+	}
+	hop := newHopFlags(env, cmd)
+	return backendVerb(env, cmd, &weight, func(where target) error {
+		flags := cmd.Flags()
+		setWeight := flags.Changed("weight")
+		setHop := hop.given() || !setWeight
+		var found lb.NextHop
+		if setHop {
+			state, attached, err := env.snapshot()
+			if err != nil {
+				return err
+			}
+			backend, err := where.backend(&state)
+			if err != nil {
+				return err
+			}
+			if backend.Hop.Static && !hop.given() {
+				return withHint(fmt.Errorf("backend %s was given its MAC address by hand", where.addr), "to find it on the segment: --mac auto")
+			}
+			if found, err = hop.find(env, where.addr, attached); err != nil {
+				return err
+			}
+		}
+		return env.change(func(state *lb.State) error {
+			key, err := where.in(state)
+			if err != nil {
+				return err
+			}
+			return state.SetBackend(key, where.addr, func(backend *lb.Backend) error {
+				if setWeight {
+					backend.Weight = weight
+				}
+				if setHop {
+					backend.Hop = found
+				}
+				return nil
+			})
+		})
+	})
+}
+
+func backendDelCommand(env *environment) *cobra.Command {
+	return backendVerb(env, &cobra.Command{
+		Use:     "del ADDRESS",
+		Aliases: []string{"delete"},
+		Short:   "Delete a backend from a service",
+		Long: `Delete a backend from a service. It gets nothing more: its connections are broken, their next packets are
+scheduled anew. To let them end first, set its weight to 0 and wait.`,
+		Example: `  xdplb backend del 192.168.60.9`,
+	}, nil, func(where target) error {
+		return env.change(func(state *lb.State) error {
+			key, err := where.in(state)
+			if err != nil {
+				return err
+			}
+			return state.DeleteBackend(key, where.addr)
+		})
+	})
+}
+
+// backendVerb completes a command about the one backend that its argument and --service name; it has the flag --weight
+// if weight is not nil.
+func backendVerb(env *environment, cmd *cobra.Command, weight *uint32, do func(target) error) *cobra.Command {
+	service := newServiceFlags(env, cmd)
+	if weight != nil {
+		parsedVar(cmd.Flags(), weight, "weight", "N", strconv.FormatUint(uint64(*weight), 10),
+			"share of new connections, 0 to 2147483647; 0: none", lb.ParseWeight)
+	}
+	cmd.Args = takes("ADDRESS")
+	cmd.ValidArgsFunction = env.completeLive(backendNames)
+	cmd.RunE = env.action(func(args []string) error {
+		where, err := parseTarget(args[0])
+		if err != nil {
+			return usage(err)
+		}
+		if where.serviceChoice, err = service.parse(); err != nil {
+			return err
+		}
+		return do(where)
+	})
+	return cmd
+}
+
+// target names a backend on the command line: ADDRESS, or ADDRESS:PORT, and its service.
+type target struct {
+	addr netip.Addr
+	port *uint16 // nil: not given
+	serviceChoice
+}
+
+func parseTarget(word string) (target, error) {
+	var t target
+	if addrPort, err := netip.ParseAddrPort(word); err == nil {
+		port := addrPort.Port()
+		t.port, word = &port, addrPort.Addr().String()
+	}
+	var err error
+	t.addr, err = lb.ParseBackendAddr(word)
+	return t, err
+}
+
+// in finds the service of the backend, which must have the backend's port, if that was given.
+func (t target) in(state *lb.State) (lb.ServiceKey, error) {
+	service, err := t.serviceChoice.in(state)
+	if err != nil {
+		return lb.ServiceKey{}, err
+	}
+	if port := service.Addr.Port(); t.port != nil && *t.port != port {
+		return lb.ServiceKey{}, withHint(
+			fmt.Errorf("backend %s cannot have port %d: the service is %s, and direct routing does not translate ports", t.addr, *t.port, service.ServiceKey),
+			fmt.Sprintf("let the real server listen on port %d, or add a service with port %d", port, *t.port))
+	}
+	return service.ServiceKey, nil
+}
+
+// backend finds the backend itself.
+func (t target) backend(state *lb.State) (lb.Backend, error) {
+	key, err := t.in(state)
+	if err != nil {
+		return lb.Backend{}, err
+	}
+	var found lb.Backend
+	err = state.SetBackend(key, t.addr, func(backend *lb.Backend) error {
+		found = *backend
+		return nil
+	})
+	return found, err
+}
+
+func backendListCommand(env *environment) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List backends and where their packets are sent",
+		Long: `List the backends of a service, or of all, and where their packets are sent. "by hand" are MAC addresses given with
+--mac; a backend whose MAC address is "unknown" gets no new connections.`,
+		Example: `  xdplb backend list
+  xdplb backend list --service 172.10.0.9:80 --json`,
+		Args: takes(),
+	}
+	service := newServiceFlags(env, cmd)
+	jsonFlag(cmd, &asJSON)
+	cmd.RunE = env.action(func([]string) error {
+		choice, err := service.parse()
+		if err != nil {
+			return err
+		}
+		state, attached, err := env.snapshot()
+		if err != nil {
+			return err
+		}
+		if choice.named {
+			only, err := choice.in(&state)
+			if err != nil {
+				return err
+			}
+			state.Services = []lb.Service{*only}
+		}
+		if asJSON {
+			return env.json(backendViews(state, attached))
+		}
+		rows := [][]string{{"SERVICE", "BACKEND", "WEIGHT", "INTERFACE", "VLAN", "MAC", "FOUND"}}
+		for _, view := range backendViews(state, attached) {
+			rows = append(rows, view.row())
+		}
+		return env.table(rows)
+	})
+	return cmd
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"xdplb/internal/datapath"
+	"xdplb/internal/lb"
+	"xdplb/internal/neigh"
+)
+
+// hintedError is an error that comes with its own hint, where that depends on the command.
+type hintedError struct {
+	error
+	hint string
+}
+
+func (e hintedError) Unwrap() error { return e.error }
+
+// withHint gives an error a hint that goes before the general one of its kind, but not before one given earlier.
+func withHint(err error, text string) error {
+	if errors.As(err, new(hintedError)) {
+		return err
+	}
+	return hintedError{err, text}
+}
+
+// hint says in one line what to do about an error, or nothing.
+func hint(err error) string {
+	var (
+		own       hintedError
+		schema    *datapath.SchemaError
+		locked    *datapath.LockedError
+		foreign   *datapath.ForeignProgramError
+		capacity  *datapath.CapacityError
+		forbidden *datapath.CapabilityError
+		unreached *neigh.NotConnectedError
+		silent    *neigh.NoAnswerError
+		itself    *neigh.OwnAddressError
+	)
+	switch {
+	case errors.As(err, &own):
+		return own.hint
+	case errors.Is(err, datapath.ErrNotAttached):
+		return `attach an interface first: xdplb attach eth0`
+	case errors.As(err, &schema):
+		if schema.Have > schema.Want {
+			return "these pins are a newer xdplb's: use that one"
+		}
+		return `save the configuration with the xdplb that made the pins, then: xdplb detach --all, attach, restore`
+	case errors.As(err, &locked):
+		if locked.PID != 0 {
+			return fmt.Sprintf("wait for it to end, or look at it: ps -fp %d", locked.PID)
+		}
+		return "wait for it to end and try again"
+	case errors.As(err, &foreign):
+		return fmt.Sprintf("if nobody needs it, take it off: ip link set dev %s xdp off", foreign.Interface)
+	case errors.As(err, &capacity):
+		return fmt.Sprintf("sizes are fixed while anything is attached: xdplb save, detach --all, attach with --%s, restore", capacity.What)
+	case errors.As(err, &forbidden):
+		return "run it with sudo"
+	case errors.As(err, &unreached):
+		return "direct routing reaches backends on the segments of attached interfaces only: attach the one that leads there, or give --mac and --dev"
+	case errors.As(err, &silent):
+		return "is the host up? if it is and does not answer on purpose, give --mac and --dev"
+	case errors.As(err, &itself):
+		return "a director cannot be its own backend: xdplb never hands packets to the local stack for a service"
+	case errors.Is(err, lb.ErrExists):
+		return `see what there is with "xdplb list -n", change it with "set"`
+	case errors.Is(err, lb.ErrNotFound):
+		return `see what there is with "xdplb list -n"`
+	}
+	return ""
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"xdplb/internal/datapath"
+	"xdplb/internal/ipvsadm"
+	"xdplb/internal/lb"
+)
+
+// connectionTableSize stands in the listing's first line. LVS prints the number of buckets of its connection table
+// there, 4096 unless the module was loaded with another conn_tab_bits. xdplb has no such table, and scripts that read
+// the line know that number; the room for connections is in "xdplb status".
+const connectionTableSize = 4096
+
+// ratePeriod is the time between the two readings of --rate. LVS's kernel keeps a moving estimate of each counter;
+// the XDP program only counts, so that a rate is measured when somebody asks.
+const ratePeriod = time.Second
+
+func listCommand(env *environment) *cobra.Command {
+	var numeric, stats, rate, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List services, backends and their connections, as ipvsadm -L does",
+		Long: `List services, backends and their connections, in the text of "ipvsadm -L". ActiveConn are established TCP
+connections, InActConn all others that are still remembered. The packets of replies are not counted: they do not pass
+the director.
+
+With --rate, the counters are read twice, one second apart.`,
+		Example: `  xdplb list -n
+  xdplb list -n --stats
+  xdplb list --json`,
+		Args: takes(),
+		RunE: env.action(func([]string) error {
+			if rate {
+				now, err := env.readRates()
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return env.json(now.views((*serviceView).setRates))
+				}
+				return env.listing(now, ipvsadm.Rate, numeric)
+			}
+			// Connections are counted by a walk through all of them, which --stats does not need.
+			counters := (*datapath.Datapath).Stats
+			if stats && !asJSON {
+				counters = (*datapath.Datapath).Counters
+			}
+			now, err := env.read(counters)
+			switch {
+			case err != nil:
+				return err
+			case asJSON:
+				return env.json(now.views((*serviceView).setTotals))
+			case stats:
+				return env.listing(now, ipvsadm.Stats, numeric)
+			}
+			return env.listing(now, ipvsadm.Connections, numeric)
+		}),
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.BoolVarP(&numeric, "numeric", "n", false, "print addresses and ports as numbers")
+	flags.BoolVar(&stats, "stats", false, "print connections, packets and bytes since the beginning")
+	flags.BoolVar(&rate, "rate", false, "print connections, packets and bytes per second")
+	jsonFlag(cmd, &asJSON)
+	cmd.MarkFlagsMutuallyExclusive("stats", "rate")
+	return cmd
+}
+
+// listing prints a reading as ipvsadm does.
+func (env *environment) listing(r reading, columns ipvsadm.Columns, numeric bool) error {
+	listing := ipvsadm.Listing{
+		State:   r.state,
+		Columns: columns,
+		Size:    connectionTableSize,
+		Service: func(key lb.ServiceKey) ipvsadm.Numbers {
+			return numbers(datapath.BackendStats{Counters: r.traffic[key].Counters})
+		},
+		Backend: func(key lb.ServiceKey, addr netip.Addr) ipvsadm.Numbers {
+			return numbers(r.traffic[key].Backends[addr])
+		},
+	}
+	if !numeric {
+		names := env.lookUpNames(r.state)
+		listing.Host, listing.Port = names.host, names.port
+	}
+	return ipvsadm.List(env.stdout, listing)
+}
+
+func numbers(s datapath.BackendStats) ipvsadm.Numbers {
+	return ipvsadm.Numbers{
+		Active: s.Active, Inactive: s.Inactive,
+		Connections: s.Connections, Packets: s.Packets, Bytes: s.Bytes,
+	}
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command xdplb is the operator's hand on the load balancer: it attaches the XDP program to interfaces, edits and
+// lists the virtual services and their backends, and sets up real servers. It keeps no state of its own: every command
+// reads the pinned maps, and those that write go through datapath.Change.
+//
+// Each noun of the command line is a file: "xdplb backend add" is in backend.go. Standard output is data, standard
+// error is talk, and success says nothing. Exit status: 0 done, 1 failed or refused, 2 wrong usage, which is whatever
+// is wrong with the command line itself and could be known without looking at the machine.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"xdplb/internal/datapath"
+)
+
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run executes one command line and returns its exit status.
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	// The first signal ends waiting, but lets a change of the tables that has begun come to its end; the second kills.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+
+	env := &environment{ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr}
+	root := rootCommand(env)
+	root.SetArgs(args)
+	cmd, err := root.ExecuteC()
+	if err == nil {
+		return exitDone
+	}
+	status := exitFailed
+	if !env.begun || isUsage(err) {
+		status = exitUsage
+		err = withHint(err, "xdplb help"+cmd.CommandPath()[len(root.Name()):])
+	}
+	fmt.Fprintf(stderr, "xdplb: %v\n", err)
+	if text := hint(err); text != "" {
+		fmt.Fprintf(stderr, "hint: %s\n", text)
+	}
+	return status
+}
+
+// rootCommand is the table of all commands.
+func rootCommand(env *environment) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "xdplb",
+		Short: "A layer-4 load balancer on XDP, in direct-routing mode",
+		Long: `xdplb is a layer-4 load balancer in direct-routing (DR) mode, as LVS with "ipvsadm -g". On the director, an
+XDP program gives every frame for a virtual service (VIP, port, protocol) the MAC address of a backend, a real server
+that holds the VIP silently on its loopback interface, and sends it back to the segment. The real server answers the
+client directly.
+
+The configuration lives in pinned BPF maps: it outlives every command and ends with the host. "xdplb save" writes it
+to a file, "xdplb restore" and "xdplb apply" read one.`,
+		Example: `  # on each real server: hold the VIP without answering ARP for it
+  xdplb realserver setup 172.10.0.9 --gateway 192.168.60.1
+
+  # on the director
+  xdplb attach eth0
+  xdplb service add 172.10.0.9:80 --scheduler rr
+  xdplb backend add 192.168.60.8
+  xdplb backend add 192.168.60.9
+  xdplb list -n`,
+		Args:              subcommand,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return noCommand(cmd) },
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+	}
+	root.SetIn(env.stdin)
+	root.SetOut(env.stdout)
+	root.SetErr(env.stderr)
+	root.SetFlagErrorFunc(flagError)
+	flags := root.PersistentFlags()
+	flags.SortFlags = false
+	flags.StringVar(&env.pinDir, "pin-dir", defaultPinDir(), "`directory` of the pinned maps, on a BPF filesystem (or XDPLB_PIN_DIR)")
+	flags.StringVar(&env.netns, "netns", "", "act in the network namespace `NAME`, as made by \"ip netns add\"")
+
+	group := func(id, title string, commands ...*cobra.Command) {
+		root.AddGroup(&cobra.Group{ID: id, Title: title})
+		for _, command := range commands {
+			command.GroupID = id
+			root.AddCommand(command)
+		}
+	}
+	group("director", "Director:",
+		attachCommand(env), detachCommand(env), vipCommand(env), statusCommand(env))
+	group("tables", "Services and backends:",
+		serviceCommand(env), backendCommand(env), listCommand(env), flushCommand(env))
+	group("files", "Whole configurations:",
+		saveCommand(env), restoreCommand(env))
+	group("servers", "Real servers:",
+		realserverCommand(env))
+	group("other", "Other:",
+		versionCommand(env))
+	root.SetHelpCommandGroupID("other")
+	root.SetCompletionCommandGroupID("other")
+	root.SetHelpCommand(helpCommand(env))
+	return root
+}
+
+func defaultPinDir() string {
+	if dir := os.Getenv("XDPLB_PIN_DIR"); dir != "" {
+		return dir
+	}
+	return datapath.DefaultPinDir
+}
+
+// helpCommand is cobra's, with an unknown topic as the error that it is.
+func helpCommand(env *environment) *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND...]",
+		Short: "Explain a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			topic, rest, err := cmd.Root().Find(args)
+			if err != nil {
+				return err
+			}
+			if len(rest) > 0 {
+				return unknownCommand(topic, rest[0])
+			}
+			topic.InitDefaultHelpFlag()
+			return topic.Help()
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			var names []cobra.Completion
+			if topic, _, err := cmd.Root().Find(args); err == nil {
+				for _, sub := range topic.Commands() {
+					names = append(names, cobra.CompletionWithDesc(sub.Name(), sub.Short))
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+	}
+}

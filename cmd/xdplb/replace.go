@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"net/netip"
+	"slices"
+
+	"xdplb/internal/lb"
+)
+
+// replace makes wanted the whole configuration, in one change: packets meet the old one or the new one. Backends that
+// are there already keep their connections and their next hop, the others are asked for on the segment.
+//
+// A backend that does not answer is no reason to refuse: a host that boots must bring up the others. It is warned
+// about, and installed without a MAC address, so that it gets no connections.
+//
+// forget says whether a next hop that was given by hand is forgotten when wanted does not give it.
+func (env *environment) replace(wanted lb.State, forget bool, commit func(pinDir string, edit func(*lb.State) error) (lb.Plan, error)) (lb.Plan, error) {
+	current, attached, err := env.snapshot()
+	if err != nil {
+		return lb.Plan{}, err
+	}
+	keepHops(wanted, current, forget)
+	if err := env.findHops(wanted, attached); err != nil {
+		return lb.Plan{}, err
+	}
+	defer env.slow("changing the tables; another xdplb may be at it")()
+	return commit(env.pinDir, func(current *lb.State) error {
+		keepHops(wanted, *current, forget) // what was found since, under the lock
+		*current = wanted
+		return nil
+	})
+}
+
+// keepHops gives the backends of wanted the next hops that they have in current, unless wanted gives them one.
+func keepHops(wanted, current lb.State, forget bool) {
+	for i := range wanted.Services {
+		service := &wanted.Services[i]
+		before, ok := current.Service(service.ServiceKey)
+		if !ok {
+			continue
+		}
+		for j := range service.Backends {
+			backend := &service.Backends[j]
+			old, ok := before.Backend(backend.Addr)
+			if ok && old.Hop.Known() && !backend.Hop.Static && !(forget && old.Hop.Static) {
+				backend.Hop = old.Hop
+			}
+		}
+	}
+}
+
+// findHops finds the next hops of the backends that have none, each address once, and warns about those that it does
+// not find.
+func (env *environment) findHops(wanted lb.State, attached interfaces) error {
+	var (
+		missing []*lb.Backend
+		addrs   []netip.Addr
+	)
+	for i := range wanted.Services {
+		for j := range wanted.Services[i].Backends {
+			if backend := &wanted.Services[i].Backends[j]; !backend.Hop.Known() {
+				missing = append(missing, backend)
+				addrs = append(addrs, backend.Addr)
+			}
+		}
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	addrs = slices.Compact(addrs)
+	found, failed, err := env.findAll(addrs, attached)
+	if err != nil {
+		return err
+	}
+	for _, backend := range missing {
+		backend.Hop = found[backend.Addr]
+	}
+	for _, addr := range addrs {
+		if why := failed[addr]; why != nil {
+			env.warn("backend %s gets no connections until \"xdplb backend set %s\" finds it: %v", addr, addr, why)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"xdplb/internal/ipvsadm"
+)
+
+func saveCommand(env *environment) *cobra.Command {
+	return &cobra.Command{
+		Use:   "save",
+		Short: "Print the configuration in the format of ipvsadm -S -n",
+		Long: `Print the services and backends in the format of "ipvsadm -S -n", which "xdplb restore" reads, and ipvsadm too.
+The format has no place for MAC addresses given by hand; "xdplb apply" reads one that does.`,
+		Example: `  xdplb save > /etc/xdplb.rules`,
+		Args:    takes(),
+		RunE: env.action(func([]string) error {
+			state, _, err := env.snapshot()
+			if err != nil {
+				return err
+			}
+			var byHand []string
+			for _, service := range state.Services {
+				for _, backend := range service.Backends {
+					if backend.Hop.Static {
+						byHand = append(byHand, backend.Addr.String())
+					}
+				}
+			}
+			if byHand != nil {
+				env.warn("MAC addresses given by hand are not saved: those of %s", strings.Join(byHand, ", "))
+			}
+			return ipvsadm.Save(env.stdout, state)
+		}),
+	}
+}

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"xdplb/internal/lb"
+)
+
+func serviceCommand(env *environment) *cobra.Command {
+	return noun(&cobra.Command{
+		Use:   "service",
+		Short: "Add, change, delete and list virtual services",
+		Long: `A virtual service is what clients connect to: a VIP, a port and a protocol. It is named by ADDRESS:PORT, an IPv6
+address in brackets, and --protocol, wherever it is named. Packets to a service are sent to its backends; packets to
+any other address or port go to the director's own stack as if xdplb were not there.`,
+	}, serviceAddCommand(env), serviceSetCommand(env), serviceDelCommand(env), serviceListCommand(env))
+}
+
+const schedulersHelp = `Schedulers:
+  rr   round robin: each backend in turn, whatever the weights (but never one with weight 0)
+  wrr  round robin in proportion to the weights
+  sh   by a hash of the client's address: a client stays with its backend
+  mh   by a Maglev hash of the client's address and port: like sh, but few clients move when backends change`
+
+func serviceAddCommand(env *environment) *cobra.Command {
+	scheduler := lb.RR
+	return serviceVerb(env, &cobra.Command{
+		Use:   "add ADDRESS:PORT",
+		Short: "Add a service without backends",
+		Long:  "Add a service without backends.\n\n" + schedulersHelp,
+		Example: `  xdplb service add 172.10.0.9:80
+  xdplb service add 172.10.0.9:53 --protocol udp --scheduler wrr
+  xdplb service add [2001:db8::64]:443 --scheduler mh`,
+	}, &scheduler, func(state *lb.State, key lb.ServiceKey) error {
+		return state.AddService(lb.Service{ServiceKey: key, Scheduler: scheduler})
+	})
+}
+
+func serviceSetCommand(env *environment) *cobra.Command {
+	scheduler := lb.RR
+	cmd := serviceVerb(env, &cobra.Command{
+		Use:   "set ADDRESS:PORT --scheduler NAME",
+		Short: "Change a service's scheduler",
+		Long: `Change a service's scheduler. Connections stay with their backends; new ones are scheduled anew.
+
+` + schedulersHelp,
+		Example: `  xdplb service set 172.10.0.9:80 --scheduler wrr`,
+	}, &scheduler, func(state *lb.State, key lb.ServiceKey) error {
+		return state.SetService(key, func(service *lb.Service) error {
+			service.Scheduler = scheduler
+			return nil
+		})
+	})
+	cmd.Flags().Lookup("scheduler").DefValue = ""
+	requireFlag(cmd, "scheduler")
+	return cmd
+}
+
+func serviceDelCommand(env *environment) *cobra.Command {
+	return serviceVerb(env, &cobra.Command{
+		Use:     "del ADDRESS:PORT",
+		Aliases: []string{"delete"},
+		Short:   "Delete a service and its backends",
+		Long: `Delete a service and its backends. Packets for it go to the director's own stack from then on, also those of
+existing connections.`,
+		Example: `  xdplb service del 172.10.0.9:80`,
+	}, nil, (*lb.State).DeleteService)
+}
+
+// serviceVerb completes a command that edits the one service that its argument names; it has the flag --scheduler if
+// scheduler is not nil.
+func serviceVerb(env *environment, cmd *cobra.Command, scheduler *lb.Scheduler, edit func(*lb.State, lb.ServiceKey) error) *cobra.Command {
+	var protocol string
+	cmd.Args = takes("ADDRESS:PORT")
+	cmd.ValidArgsFunction = env.completeLive(serviceNames)
+	cmd.RunE = env.action(func(args []string) error {
+		key, err := lb.ParseServiceKey(args[0], protocol)
+		if err != nil {
+			return usage(err)
+		}
+		return env.change(func(state *lb.State) error { return edit(state, key) })
+	})
+	protocolFlag(cmd, &protocol)
+	if scheduler != nil {
+		parsedVar(cmd.Flags(), scheduler, "scheduler", "NAME", scheduler.String(), "rr, wrr, sh or mh", lb.ParseScheduler)
+		var names []string
+		for _, s := range lb.Schedulers() {
+			names = append(names, s.String())
+		}
+		completeFlag(cmd, "scheduler", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
+	}
+	return cmd
+}
+
+func protocolFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVar(to, "protocol", "tcp", "the service's `protocol`, tcp or udp")
+	completeFlag(cmd, "protocol", cobra.FixedCompletions([]string{"tcp", "udp"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+func serviceListCommand(env *environment) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "list",
+		Short:   "List the services",
+		Long:    `List the services. "xdplb list" lists them with their backends and connections.`,
+		Example: `  xdplb service list --json`,
+		Args:    takes(),
+		RunE: env.action(func([]string) error {
+			state, attached, err := env.snapshot()
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return env.json(serviceViews(state, attached))
+			}
+			rows := [][]string{{"PROTOCOL", "SERVICE", "SCHEDULER", "BACKENDS"}}
+			for _, s := range state.Services {
+				rows = append(rows, []string{
+					s.Protocol.String(), s.Addr.String(), s.Scheduler.String(), strconv.Itoa(len(s.Backends)),
+				})
+			}
+			return env.table(rows)
+		}),
+	}
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+func jsonFlag(cmd *cobra.Command, to *bool) {
+	cmd.Flags().BoolVar(to, "json", false, "print JSON")
+}
+
+// serviceFlags are --service and --protocol, with which a command about backends names their service.
+type serviceFlags struct {
+	cmd               *cobra.Command
+	service, protocol string
+}
+
+func newServiceFlags(env *environment, cmd *cobra.Command) *serviceFlags {
+	f := &serviceFlags{cmd: cmd}
+	cmd.Flags().StringVar(&f.service, "service", "", "the service, `ADDRESS:PORT`; not needed while there is only one")
+	completeFlag(cmd, "service", env.completeLive(serviceNames))
+	protocolFlag(cmd, &f.protocol)
+	return f
+}
+
+// parse reads the flags, without looking at the machine.
+func (f *serviceFlags) parse() (serviceChoice, error) {
+	if f.service == "" {
+		if f.cmd.Flags().Changed("protocol") {
+			return serviceChoice{}, usagef("--protocol names a service together with --service, which is missing")
+		}
+		return serviceChoice{}, nil
+	}
+	key, err := lb.ParseServiceKey(f.service, f.protocol)
+	return serviceChoice{key, true}, usage(err)
+}
+
+// serviceChoice is the service that was named, or the only one there is.
+type serviceChoice struct {
+	key   lb.ServiceKey
+	named bool
+}
+
+// in finds the service in a state.
+func (c serviceChoice) in(state *lb.State) (*lb.Service, error) {
+	switch {
+	case c.named:
+		service, ok := state.Service(c.key)
+		if !ok {
+			return nil, withHint(fmt.Errorf("service %s %w", c.key, lb.ErrNotFound), "xdplb service add "+words(c.key))
+		}
+		return service, nil
+	case len(state.Services) == 0:
+		return nil, withHint(errors.New("there is no service yet"), "add one first: xdplb service add ADDRESS:PORT")
+	case len(state.Services) > 1:
+		return nil, withHint(fmt.Errorf("there are %d services: %s", len(state.Services), enumerate(state.Services)), "say which one: --service ADDRESS:PORT [--protocol udp]")
+	}
+	return &state.Services[0], nil
+}
+
+// enumerate names the first services of a list, all if they are few.
+func enumerate(services []lb.Service) string {
+	const most = 10
+	var names []string
+	for _, s := range services[:min(most, len(services))] {
+		names = append(names, s.ServiceKey.String())
+	}
+	if len(services) > most {
+		names = append(names, "...")
+	}
+	return strings.Join(names, ", ")
+}
+
+// words names a service as it is typed.
+func words(key lb.ServiceKey) string {
+	if key.Protocol == lb.TCP {
+		return key.Addr.String()
+	}
+	return key.Addr.String() + " --protocol " + key.Protocol.String()
+}

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config_test
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"xdplb/internal/config"
+	"xdplb/internal/lb"
+)
+
+var byValue = cmp.Options{
+	cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}), cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(config.Backend{}),
+}
+
+const example = `# the web
+services:
+  - address: "[2001:db8::64]:53"
+    protocol: UDP
+    scheduler: mh
+  - address: 172.10.0.9:80
+    backends: &web
+      - address: 192.168.60.9
+      - address: 192.168.60.8
+        weight: 0
+        mac: 02:00:00:00:00:08
+        dev: eth0
+        vlan: 100
+  - {address: "172.10.0.9:443", scheduler: wrr, backends: *web}
+`
+
+func TestRead(t *testing.T) {
+	t.Parallel()
+	got, err := config.Read("lb.yaml", strings.NewReader(example))
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := []config.Backend{
+		{Addr: netip.MustParseAddr("192.168.60.9"), Weight: 1},
+		{Addr: netip.MustParseAddr("192.168.60.8"), MAC: [6]byte{2, 0, 0, 0, 0, 8}, Dev: "eth0", VLAN: 100},
+	}
+	want := config.File{Services: []config.Service{
+		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("[2001:db8::64]:53"), Protocol: lb.UDP}, Scheduler: lb.MH},
+		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("172.10.0.9:80"), Protocol: lb.TCP}, Scheduler: lb.RR, Backends: web},
+		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("172.10.0.9:443"), Protocol: lb.TCP}, Scheduler: lb.WRR, Backends: web},
+	}}
+	if diff := cmp.Diff(want, got, byValue); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestReadNoServices(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"services: []", "---\nservices: []\n...\n"} {
+		got, err := config.Read("lb.yaml", strings.NewReader(text))
+		if err != nil || len(got.Services) != 0 {
+			t.Errorf("%q: got %v, %v", text, got, err)
+		}
+	}
+}
+
+func TestState(t *testing.T) {
+	t.Parallel()
+	file, err := config.Read("lb.yaml", strings.NewReader(example))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hop := lb.NextHop{MAC: [6]byte{2, 0, 0, 0, 0, 8}, Ifindex: 7, VLAN: 100, Static: true}
+	got, err := file.State(func(b config.Backend) (lb.NextHop, error) {
+		if b.Dev != "eth0" {
+			return lb.NextHop{}, nil
+		}
+		return lb.NextHop{MAC: b.MAC, Ifindex: 7, VLAN: b.VLAN, Static: true}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := []lb.Backend{{Addr: netip.MustParseAddr("192.168.60.8"), Hop: hop}, {Addr: netip.MustParseAddr("192.168.60.9"), Weight: 1}}
+	want := lb.State{Services: []lb.Service{
+		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("172.10.0.9:80"), Protocol: lb.TCP}, Scheduler: lb.RR, Backends: web},
+		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("172.10.0.9:443"), Protocol: lb.TCP}, Scheduler: lb.WRR, Backends: web},
+		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("[2001:db8::64]:53"), Protocol: lb.UDP}, Scheduler: lb.MH},
+	}}
+	if diff := cmp.Diff(want, got, byValue); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+
+	unknown := errors.New("no interface eth0")
+	_, err = file.State(func(b config.Backend) (lb.NextHop, error) {
+		if b.Dev == "eth0" {
+			return lb.NextHop{}, unknown
+		}
+		return lb.NextHop{}, nil
+	})
+	if !errors.Is(err, unknown) || err.Error() != "lb.yaml:9:18: backend 192.168.60.8 of TCP 172.10.0.9:80: no interface eth0" {
+		t.Errorf("an error of the resolver: got %v", err)
+	}
+}
+
+func TestReadRefuses(t *testing.T) {
+	t.Parallel()
+	const service = "services:\n  - address: 172.10.0.9:80\n"
+	const backend = service + "    backends:\n      - address: 192.168.60.8\n"
+	for _, tt := range []struct{ text, want string }{
+		{"", "f: the file is empty: want services: [...], or services: [] for none"},
+		{"# nothing\n", "f: the file is empty: want services: [...], or services: [] for none"},
+		{"{}", "f:1:1: no key services: want services: [...], or services: [] for none"},
+		{"services:\n", "f:1:10: services: want a list, got nothing"},
+		{"services: 5\n", "f:1:11: services: want a list, got the number 5"},
+		{"- services\n", "f:1:1: want keys (services), got a list"},
+		{"web", `f:1:1: want keys (services), got the text "web"`},
+		{"services: []\nservice: []\n", `f:2:1: unknown key "service": want services`},
+		{"services: []\nservices: []\n", "f:2:1: key services is given twice"},
+		{"services: []\n---\nservices: []\n", "f:2:1: a second document: want one"},
+		{"services:\n  - web\n", `f:2:5: want keys (address, protocol, scheduler, backends), got the text "web"`},
+		{"services:\n  - scheduler: rr\n", "f:2:5: the service has no address"},
+		{"services:\n  - adress: 172.10.0.9:80\n", `f:2:5: unknown key "adress": want address, protocol, scheduler, backends`},
+		{"services:\n  - address: 172.10.0.9\n", `f:2:14: service "172.10.0.9" has no port: want ADDRESS:PORT`},
+		{"services:\n  - address: 172.10.0.9:70000\n", "f:2:14: port 70000: want 1 to 65535"},
+		{"services:\n  - address: 80\n", "f:2:14: address: want text, got the number 80"},
+		{"services:\n  - address: [172.10.0.9:80]\n", "f:2:14: address: want text, got a list"},
+		{service + "    protocol: sctp\n", `f:3:15: unknown protocol "sctp": want tcp or udp`},
+		{service + "    protocol: sctp\n    scheduler: foo\n", `f:3:15: unknown protocol "sctp": want tcp or udp`},
+		{service + "    protocol: 6\n", "f:3:15: protocol: want text, got the number 6"},
+		{service + "    scheduler: foo\n", `f:3:16: unknown scheduler "foo": want rr, wrr, sh or mh`},
+		{service + "    scheduler: yes\n", `f:3:16: unknown scheduler "yes": want rr, wrr, sh or mh`},
+		{service + "    scheduler: true\n", "f:3:16: scheduler: want text, got true"},
+		{service + "    backends: {}\n", "f:3:15: backends: want a list, got keys"},
+		{service + "    backends: [192.168.60.8]\n", `f:3:16: want keys (address, weight, mac, dev, vlan), got the text "192.168.60.8"`},
+		{service + "    backends:\n      - weight: 1\n", "f:4:9: the backend has no address"},
+		{service + "  - protocol: tcp\n    address: 172.10.0.9:80\n", "f:3:5: service TCP 172.10.0.9:80 already exists, at f:2:5"},
+		{backend + "        weight: heavy\n", `f:5:17: weight: want a whole number, got the text "heavy"`},
+		{backend + "        weight: \"1\"\n", `f:5:17: weight: want a whole number, got the text "1"`},
+		{backend + "        weight: 1.5\n", "f:5:17: weight: want a whole number, got the number 1.5"},
+		{backend + "        weight: -1\n", "f:5:17: weight -1: want 0 to 2147483647"},
+		{backend + "        weight: 2147483648\n", "f:5:17: weight 2147483648: want 0 to 2147483647"},
+		{backend + "        weight:\n", "f:5:16: weight: want a whole number, got nothing"},
+		{backend + "        port: 8080\n", `f:5:9: unknown key "port": want address, weight, mac, dev, vlan`},
+		{backend + "        mac: 02:00\n", `f:5:14: mac "02:00": want six bytes such as 02:00:00:00:00:08`},
+		{backend + "        mac: 01:00:5e:00:00:01\n", `f:5:14: mac "01:00:5e:00:00:01" is not the address of one host`},
+		{backend + "        mac: 00:00:00:00:00:00\n", `f:5:14: mac "00:00:00:00:00:00" is not the address of one host`},
+		{backend + "        dev: \"\"\n", "f:5:14: dev is empty"},
+		{backend + "        vlan: 4095\n", "f:5:15: vlan 4095: want 1 to 4094"},
+		{backend + "        vlan: 100\n", "f:5:15: vlan needs mac: a backend that is found is found with its VLAN"},
+		{backend + "      - address: 192.168.60.8\n", "f:5:9: backend 192.168.60.8 of TCP 172.10.0.9:80 already exists, at f:4:18"},
+		{backend + "      - address: 2001:db8::8\n", "f:5:18: backend 2001:db8::8 is IPv6, the service TCP 172.10.0.9:80 is IPv4"},
+		{backend + "      - address: 172.10.0.9\n", "f:5:18: backend 172.10.0.9 is the VIP of the service TCP 172.10.0.9:80 itself"},
+		{backend + "      - address: 127.0.0.1\n", "f:5:18: backend 127.0.0.1 is a loopback address"},
+		{"services: &a\n  - *a\n", "f:1:11: want keys (address, protocol, scheduler, backends), got a list"},
+	} {
+		file, err := config.Read("f", strings.NewReader(tt.text))
+		if err == nil || err.Error() != tt.want {
+			t.Errorf("%s\n got %v\nwant %s", tt.text, err, tt.want)
+		}
+		if len(file.Services) != 0 {
+			t.Errorf("%s: refused, but services came with it", tt.text)
+		}
+	}
+	// Syntax errors have the parser's words, after the file and the line.
+	for _, text := range []string{"services:\n\t- x\n", "services: [\n", "services: *a\n", "services:\n  - address: [2001:db8::64]:80\n"} {
+		if _, err := config.Read("f", strings.NewReader(text)); err == nil || !strings.HasPrefix(err.Error(), "f:") || strings.Contains(err.Error(), "yaml") {
+			t.Errorf("%q: got %v", text, err)
+		}
+	}
+	broken := errors.New("broken")
+	if _, err := config.Read("f", iotest.ErrReader(broken)); err == nil || !strings.Contains(err.Error(), "broken") {
+		t.Errorf("reader's error: got %v", err)
+	}
+}
+
+// A small file of aliases cannot grow without bound.
+func TestReadBoundsAliases(t *testing.T) {
+	t.Parallel()
+	var text strings.Builder
+	text.WriteString("services:\n  - address: 10.0.0.1:1\n    backends: &b\n")
+	for i := range 3000 {
+		text.WriteString("      - address: 10.1." + netip.AddrFrom4([4]byte{0, 0, byte(i >> 8), byte(i)}).String()[4:] + "\n")
+	}
+	for i := range 400 {
+		text.WriteString("  - {address: \"10.0.0.1:" + string(rune('1'+i/100)) + string(rune('0'+i/10%10)) + string(rune('0'+i%10)) + "\", backends: *b}\n")
+	}
+	_, err := config.Read("f", strings.NewReader(text.String()))
+	if err == nil || !strings.HasSuffix(err.Error(), "more than 1048576 backends") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add(example)
+	f.Add("services: &a\n  - *a\n")
+	f.Add("services:\n  - {address: !!int x, ? [a] : b, <<: {}}\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		file, err := config.Read("f", strings.NewReader(text))
+		if err != nil {
+			if !strings.HasPrefix(err.Error(), "f:") {
+				t.Errorf("error without the file: %v", err)
+			}
+			return
+		}
+		if _, err := file.State(func(config.Backend) (lb.NextHop, error) { return lb.NextHop{}, nil }); err != nil {
+			t.Errorf("what was read makes no state: %v", err)
+		}
+	})
+}

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"xdplb/internal/lb"
+)
+
+// maxBackends bounds what aliases can make of a small file. It is more than any capacity of the data plane.
+const maxBackends = 1 << 20
+
+// Read reads a file; name is what errors call it.
+func Read(name string, r io.Reader) (File, error) {
+	d := decoder{name: name}
+	documents := yaml.NewDecoder(r)
+	var document yaml.Node
+	switch err := documents.Decode(&document); {
+	case err == io.EOF:
+		return File{}, fmt.Errorf("%s: the file is empty: want services: [...], or services: [] for none", name)
+	case err != nil:
+		return File{}, d.syntaxError(err)
+	}
+	var next yaml.Node
+	switch err := documents.Decode(&next); {
+	case err == nil:
+		return File{}, d.errorf(&next, "a second document: want one")
+	case err != io.EOF:
+		return File{}, d.syntaxError(err)
+	}
+	return d.file(document.Content[0])
+}
+
+// decoder turns nodes into values. It works on nodes, not by reflection, because only they know line and column of a
+// value that is of the right type and still wrong.
+type decoder struct {
+	name     string
+	backends int // so far
+}
+
+// syntaxError puts the file's name and the line in front of an error of the YAML parser, which knows no column.
+func (d *decoder) syntaxError(err error) error {
+	text, isYAML := strings.CutPrefix(err.Error(), "yaml: ")
+	if !isYAML {
+		return fmt.Errorf("%s: %w", d.name, err)
+	}
+	if rest, ok := strings.CutPrefix(text, "line "); ok {
+		if line, what, ok := strings.Cut(rest, ": "); ok {
+			return fmt.Errorf("%s:%s: %s", d.name, line, what)
+		}
+	}
+	return fmt.Errorf("%s: %s", d.name, text)
+}
+
+func (d *decoder) position(n *yaml.Node) string {
+	return fmt.Sprintf("%s:%d:%d", d.name, n.Line, n.Column)
+}
+
+func (d *decoder) errorf(n *yaml.Node, format string, args ...any) error {
+	return fmt.Errorf("%s: %w", d.position(n), fmt.Errorf(format, args...))
+}
+
+// file decodes the top of the file.
+func (d *decoder) file(n *yaml.Node) (File, error) {
+	values, err := d.mapping(n, "services")
+	if err != nil {
+		return File{}, err
+	}
+	list, ok := values["services"]
+	if !ok {
+		return File{}, d.errorf(n, "no key services: want services: [...], or services: [] for none")
+	}
+	items, err := d.sequence(list, "services")
+	if err != nil {
+		return File{}, err
+	}
+	file := File{Services: make([]Service, 0, len(items))}
+	seen := make(map[lb.ServiceKey]string, len(items))
+	for _, item := range items {
+		service, err := d.service(item)
+		if err != nil {
+			return File{}, err
+		}
+		if before, twice := seen[service.ServiceKey]; twice {
+			return File{}, d.errorf(item, "service %s %w, at %s", service.ServiceKey, lb.ErrExists, before)
+		}
+		seen[service.ServiceKey] = d.position(item)
+		file.Services = append(file.Services, service)
+	}
+	return file, nil
+}
+
+func (d *decoder) service(n *yaml.Node) (Service, error) {
+	values, err := d.mapping(n, "address", "protocol", "scheduler", "backends")
+	if err != nil {
+		return Service{}, err
+	}
+	service := Service{ServiceKey: lb.ServiceKey{Protocol: lb.TCP}, Scheduler: lb.DefaultScheduler}
+	addr, ok := values["address"]
+	if !ok {
+		return Service{}, d.errorf(n, "the service has no address")
+	}
+	for _, err := range []error{
+		d.text(values["protocol"], "protocol", func(word string) (err error) {
+			service.Protocol, err = lb.ParseProtocol(word)
+			return err
+		}),
+		d.text(values["scheduler"], "scheduler", func(word string) (err error) {
+			service.Scheduler, err = lb.ParseScheduler(word)
+			return err
+		}),
+		d.text(addr, "address", func(word string) (err error) {
+			service.ServiceKey, err = lb.ParseServiceKey(word, service.Protocol.String())
+			return err
+		}),
+	} {
+		if err != nil {
+			return Service{}, err
+		}
+	}
+	if list, ok := values["backends"]; ok {
+		service.Backends, err = d.backendList(list, &service)
+	}
+	return service, err
+}
+
+func (d *decoder) backendList(n *yaml.Node, service *Service) ([]Backend, error) {
+	items, err := d.sequence(n, "backends")
+	if err != nil {
+		return nil, err
+	}
+	backends := make([]Backend, 0, len(items))
+	seen := make(map[netip.Addr]string, len(items))
+	for _, item := range items {
+		if d.backends++; d.backends > maxBackends {
+			return nil, d.errorf(item, "more than %d backends", maxBackends)
+		}
+		backend, err := d.backend(item, service)
+		if err != nil {
+			return nil, err
+		}
+		if before, twice := seen[backend.Addr]; twice {
+			return nil, d.errorf(item, "backend %s of %s %w, at %s", backend.Addr, service.ServiceKey, lb.ErrExists, before)
+		}
+		seen[backend.Addr] = backend.position
+		backends = append(backends, backend)
+	}
+	return backends, nil
+}
+
+func (d *decoder) backend(n *yaml.Node, service *Service) (Backend, error) {
+	values, err := d.mapping(n, "address", "weight", "mac", "dev", "vlan")
+	if err != nil {
+		return Backend{}, err
+	}
+	addr, ok := values["address"]
+	if !ok {
+		return Backend{}, d.errorf(n, "the backend has no address")
+	}
+	backend := Backend{Weight: 1, position: d.position(resolve(addr))}
+	for _, err := range []error{
+		d.text(addr, "address", func(word string) (err error) {
+			if backend.Addr, err = lb.ParseBackendAddr(word); err != nil {
+				return err
+			}
+			return fits(service, backend.Addr)
+		}),
+		d.number(values["weight"], "weight", func(word string) (err error) {
+			backend.Weight, err = lb.ParseWeight(word)
+			return err
+		}),
+		d.text(values["mac"], "mac", func(word string) (err error) {
+			backend.MAC, err = parseMAC(word)
+			return err
+		}),
+		d.text(values["dev"], "dev", func(word string) error {
+			backend.Dev = word
+			if word == "" {
+				return errors.New("dev is empty")
+			}
+			return nil
+		}),
+		d.number(values["vlan"], "vlan", func(word string) (err error) {
+			backend.VLAN, err = parseVLAN(word)
+			return err
+		}),
+	} {
+		if err != nil {
+			return Backend{}, err
+		}
+	}
+	if backend.VLAN != 0 && backend.MAC == [6]byte{} {
+		return Backend{}, d.errorf(resolve(values["vlan"]), "vlan needs mac: a backend that is found is found with its VLAN")
+	}
+	return backend, nil
+}
+
+// fits asks lb whether a backend may belong to a service.
+func fits(service *Service, addr netip.Addr) error {
+	_, err := lb.NewState([]lb.Service{{
+		ServiceKey: service.ServiceKey, Scheduler: service.Scheduler, Backends: []lb.Backend{{Addr: addr}},
+	}})
+	return err
+}
+
+func parseMAC(word string) ([6]byte, error) {
+	mac, err := net.ParseMAC(word)
+	if err != nil || len(mac) != 6 {
+		return [6]byte{}, fmt.Errorf("mac %q: want six bytes such as 02:00:00:00:00:08", word)
+	}
+	if [6]byte(mac) == [6]byte{} || mac[0]&1 != 0 {
+		return [6]byte{}, fmt.Errorf("mac %q is not the address of one host", word)
+	}
+	return [6]byte(mac), nil
+}
+
+func parseVLAN(word string) (uint16, error) {
+	id, err := strconv.ParseUint(word, 10, 16)
+	if err != nil || id < 1 || id > lb.MaxVLAN {
+		return 0, fmt.Errorf("vlan %s: want 1 to %d", word, lb.MaxVLAN)
+	}
+	return uint16(id), nil
+}
+
+// resolve follows an alias to the node that it stands for.
+func resolve(n *yaml.Node) *yaml.Node {
+	if n.Kind == yaml.AliasNode {
+		return n.Alias
+	}
+	return n
+}
+
+// mapping returns the values of a mapping by key, of which only those given are allowed.
+func (d *decoder) mapping(n *yaml.Node, keys ...string) (map[string]*yaml.Node, error) {
+	n = resolve(n)
+	if n.Kind != yaml.MappingNode {
+		return nil, d.errorf(n, "want keys (%s), got %s", strings.Join(keys, ", "), describe(n))
+	}
+	values := make(map[string]*yaml.Node, len(keys))
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key := resolve(n.Content[i])
+		if key.Kind != yaml.ScalarNode || !slices.Contains(keys, key.Value) {
+			return nil, d.errorf(n.Content[i], "unknown key %q: want %s", key.Value, strings.Join(keys, ", "))
+		}
+		if _, twice := values[key.Value]; twice {
+			return nil, d.errorf(n.Content[i], "key %s is given twice", key.Value)
+		}
+		values[key.Value] = n.Content[i+1]
+	}
+	return values, nil
+}
+
+func (d *decoder) sequence(n *yaml.Node, key string) ([]*yaml.Node, error) {
+	n = resolve(n)
+	if n.Kind != yaml.SequenceNode {
+		return nil, d.errorf(n, "%s: want a list, got %s", key, describe(n))
+	}
+	return n.Content, nil
+}
+
+// text gives a string to the function set. Without the node, which is a key left out, it does nothing.
+func (d *decoder) text(n *yaml.Node, key string, set func(string) error) error {
+	return d.scalar(n, key, "!!str", "text", set)
+}
+
+// number gives an integer, as it is written, to the function set. Without the node it does nothing.
+func (d *decoder) number(n *yaml.Node, key string, set func(string) error) error {
+	return d.scalar(n, key, "!!int", "a whole number", set)
+}
+
+func (d *decoder) scalar(n *yaml.Node, key, tag, want string, set func(string) error) error {
+	if n == nil {
+		return nil
+	}
+	n = resolve(n)
+	if n.Kind != yaml.ScalarNode || n.ShortTag() != tag {
+		return d.errorf(n, "%s: want %s, got %s", key, want, describe(n))
+	}
+	if err := set(n.Value); err != nil {
+		return d.errorf(n, "%w", err)
+	}
+	return nil
+}
+
+// describe says what a node is, for an error that wanted something else.
+func describe(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return "keys"
+	case yaml.SequenceNode:
+		return "a list"
+	}
+	switch n.ShortTag() {
+	case "!!null":
+		return "nothing"
+	case "!!str":
+		return fmt.Sprintf("the text %q", n.Value)
+	case "!!int", "!!float":
+		return "the number " + n.Value
+	}
+	return n.Value
+}

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config reads the YAML file of services and backends:
+//
+//	services:
+//	  - address: 172.10.0.9:80           # an IPv6 address needs quotes: "[2001:db8::64]:80"
+//	    protocol: tcp                    # tcp or udp; default tcp
+//	    scheduler: rr                    # rr, wrr, sh or mh; default rr
+//	    backends:                        # default none
+//	      - address: 192.168.60.8
+//	        weight: 1                    # 0 to 2147483647; default 1
+//	        mac: 02:00:00:00:00:08       # default: found on the segment
+//	        dev: eth0                    # default: found by the route
+//	        vlan: 100                    # 1 to 4094, only with mac; default: frames keep their tags
+//
+// It is strict: an unknown or repeated key, a value of another type or out of its range, a service or backend given
+// twice is an error that begins "file:line:column: ". The key "services" must be there, so that an empty file is
+// not taken for the wish to have no services; that is "services: []". Anchors and aliases are allowed, so that two
+// services can share a list of backends.
+package config

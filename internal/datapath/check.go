@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
+	"golang.org/x/sys/unix"
+)
+
+// The oldest kernel that xdplb is tested on, and so the oldest that it accepts.
+const (
+	minimumMajor = 6
+	minimumMinor = 1
+)
+
+// checkCapabilities says which of the capabilities that xdplb needs the process lacks.
+func checkCapabilities() error {
+	needs := []struct {
+		bit  uint
+		name string
+	}{
+		{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN"}, // XDP
+		{unix.CAP_BPF, "CAP_BPF"},             // maps and programs
+		{unix.CAP_PERFMON, "CAP_PERFMON"},     // programs that compare pointers
+		{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN"}, // opening inner maps and links, which the kernel names by id
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	if err := unix.Capget(&header, &sets[0]); err != nil {
+		return fmt.Errorf("reading the process's capabilities: %w", err)
+	}
+	var missing []string
+	for _, need := range needs {
+		if sets[need.bit/32].Effective&(1<<(need.bit%32)) == 0 {
+			missing = append(missing, need.name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return &CapabilityError{Missing: missing}
+}
+
+// checkFilesystem says whether the directory that holds the pin directory is a BPF filesystem.
+func checkFilesystem(pinDir string) error {
+	parent := filepath.Dir(filepath.Clean(pinDir))
+	var stat unix.Statfs_t
+	err := unix.Statfs(parent, &stat)
+	switch {
+	case err == nil && stat.Type == unix.BPF_FS_MAGIC:
+		return nil
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("looking for a BPF filesystem at %s: %w", parent, err)
+	}
+	return &FilesystemError{Dir: parent, PrivateMounts: hasPrivateMounts()}
+}
+
+// hasPrivateMounts says whether the process has another mount namespace than the host's first process, as the children
+// of "ip netns exec" have.
+func hasPrivateMounts() bool {
+	own, err := os.Readlink("/proc/thread-self/ns/mnt")
+	if err != nil {
+		return false
+	}
+	host, err := os.Readlink("/proc/1/ns/mnt")
+	return err == nil && own != host
+}
+
+// checkKernel says what the kernel lacks.
+func checkKernel() error {
+	version, err := features.LinuxVersionCode()
+	if err != nil {
+		return fmt.Errorf("reading the kernel's version: %w", err)
+	}
+	lacks := kernelLacks(version)
+	for _, kind := range []ebpf.MapType{ebpf.Array, ebpf.PerCPUArray, ebpf.Hash, ebpf.LRUHash, ebpf.ArrayOfMaps} {
+		if err := features.HaveMapType(kind); errors.Is(err, ebpf.ErrNotSupported) {
+			lacks = append(lacks, fmt.Sprintf("maps of type %s", kind))
+		}
+	}
+	for _, helper := range []asm.BuiltinFunc{asm.FnRedirect, asm.FnXdpAdjustHead, asm.FnKtimeGetNs} {
+		if err := features.HaveProgramHelper(ebpf.XDP, helper); errors.Is(err, ebpf.ErrNotSupported) {
+			lacks = append(lacks, fmt.Sprintf("the helper %s in XDP programs", helper))
+		}
+	}
+	if len(lacks) == 0 {
+		return nil
+	}
+	return fmt.Errorf("this kernel lacks %s", strings.Join(lacks, ", "))
+}
+
+// kernelLacks judges a version as LINUX_VERSION_CODE writes it.
+func kernelLacks(version uint32) []string {
+	major, minor := version>>16, version>>8&0xff
+	if major > minimumMajor || major == minimumMajor && minor >= minimumMinor {
+		return nil
+	}
+	return []string{fmt.Sprintf("what came with Linux %d.%d (it is %d.%d)", minimumMajor, minimumMinor, major, minor)}
+}

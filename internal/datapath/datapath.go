@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"time"
+
+	"github.com/cilium/ebpf"
+)
+
+// DefaultPinDir is where the pins are unless the operator says otherwise.
+const DefaultPinDir = "/sys/fs/bpf/xdplb"
+
+// Schema is the version of the maps' layout that this binary understands (SCHEMA in bpf/types.h).
+const Schema = uint32(xdplbSchemaSCHEMA)
+
+// Datapath is the opened pins. As long as it is open it holds the lock: who reads in intervals opens it anew for each
+// reading.
+type Datapath struct {
+	dir     string
+	lock    *lock
+	maps    xdplbMaps
+	specs   xdplbMapSpecs // templates of the inner maps
+	program *ebpf.Program
+
+	config   *words
+	backends pairs[xdplbBackend]
+	egresses pairs[xdplbEgress]
+}
+
+// Open opens the pins for reading, under the shared lock. Errors: ErrNotAttached, *SchemaError, *LockedError,
+// *CapabilityError, *FilesystemError.
+func Open(pinDir string) (*Datapath, error) {
+	return open(pinDir, shared, LockTimeout)
+}
+
+// open takes the lock and opens the pins.
+func open(pinDir string, how int, timeout time.Duration) (*Datapath, error) {
+	pinDir = filepath.Clean(pinDir)
+	if err := checkCapabilities(); err != nil {
+		return nil, err
+	}
+	if err := checkFilesystem(pinDir); err != nil {
+		return nil, err
+	}
+	lock, err := lockDir(pinDir, how, timeout)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrNotAttached
+	}
+	if err != nil {
+		return nil, err
+	}
+	d := &Datapath{dir: pinDir, lock: lock}
+	if err := d.load(); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// load opens every pin and looks at nothing before the schema.
+func (d *Datapath) load() error {
+	if err := d.checkSchema(); err != nil {
+		return err
+	}
+	spec, err := loadXdplb()
+	if err != nil {
+		return err
+	}
+	pinned := &ebpf.Collection{Maps: make(map[string]*ebpf.Map)}
+	defer pinned.Close()
+	for name := range spec.Maps {
+		if pinned.Maps[name], err = ebpf.LoadPinnedMap(filepath.Join(d.dir, name), nil); err != nil {
+			return fmt.Errorf("opening the pinned map %s: %w", name, err)
+		}
+	}
+	if err := pinned.Assign(&d.maps); err != nil {
+		return fmt.Errorf("opening the pinned maps: %w", err)
+	}
+	if err := spec.Assign(&d.specs); err != nil {
+		return fmt.Errorf("reading the embedded object: %w", err)
+	}
+	if d.program, err = ebpf.LoadPinnedProgram(filepath.Join(d.dir, programPin), nil); err != nil {
+		return fmt.Errorf("opening the pinned program: %w", err)
+	}
+	if d.config, err = mapWords(d.maps.Config); err != nil {
+		return err
+	}
+	if d.backends, err = mapPairs[xdplbBackend](d.maps.Backends); err != nil {
+		return err
+	}
+	d.egresses, err = mapPairs[xdplbEgress](d.maps.Egresses)
+	return err
+}
+
+func (d *Datapath) checkSchema() error {
+	m, err := ebpf.LoadPinnedMap(filepath.Join(d.dir, xdplbMapMeta), nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return ErrNotAttached
+	}
+	if err != nil {
+		return fmt.Errorf("opening the pinned map %s: %w", xdplbMapMeta, err)
+	}
+	defer m.Close()
+	var meta xdplbMeta
+	if err := m.Lookup(uint32(0), &meta); err != nil {
+		return fmt.Errorf("reading the schema of the pins: %w", err)
+	}
+	if have := uint32(meta.Schema); have != Schema {
+		return &SchemaError{Dir: d.dir, Have: have, Want: Schema}
+	}
+	return nil
+}
+
+// Close closes the pins and gives the lock back. It removes nothing.
+func (d *Datapath) Close() error {
+	errs := []error{d.config.close(), d.backends.words.close(), d.egresses.words.close(), d.maps.Close()}
+	if d.program != nil {
+		errs = append(errs, d.program.Close())
+	}
+	return errors.Join(append(errs, d.lock.release())...)
+}

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+
+	"xdplb/internal/lb"
+	"xdplb/internal/testenv"
+)
+
+// pinDir is where tests pin: each in a BPF filesystem of its own.
+const pinDir = "/sys/fs/bpf/test"
+
+// small is a capacity that is quick to create.
+var small = Capacity{Flows: 1024, Services: 64, Backends: 512}
+
+// director gives the test a namespace with the two ends of a veth, eth0 and far0, and attaches to the first.
+func director(t testing.TB, capacity Capacity) Attachment {
+	t.Helper()
+	testenv.Namespace(t)
+	addVeth(t, "eth0", "far0")
+	attachment, err := Attach(pinDir, "eth0", Auto, capacity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return attachment
+}
+
+func addVeth(t testing.TB, name, peer string) {
+	t.Helper()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: peer}); err != nil {
+		t.Fatalf("add veth %s: %v", name, err)
+	}
+}
+
+func linkOf(t testing.TB, name string) netlink.Link {
+	t.Helper()
+	device, err := netlink.LinkByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return device
+}
+
+func snapshot(t testing.TB) lb.State {
+	t.Helper()
+	d, err := Open(pinDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	state, err := d.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return state
+}
+
+func mustChange(t testing.TB, edit func(*lb.State) error) lb.Plan {
+	t.Helper()
+	plan, err := Change(pinDir, edit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plan
+}
+
+// to makes an edit that replaces the whole state.
+func to(state lb.State) func(*lb.State) error {
+	return func(s *lb.State) error {
+		*s = state.Clone()
+		return nil
+	}
+}
+
+// compareStates compares states; addresses of netip have unexported fields but compare with ==.
+func compareStates(want, got lb.State) string {
+	return cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
+		cmp.Transformer("services", func(s lb.State) []lb.Service {
+			list := make([]lb.Service, len(s.Services))
+			for i, service := range s.Services {
+				list[i] = service
+				if len(service.Backends) == 0 {
+					list[i].Backends = nil
+				}
+			}
+			return list
+		}))
+}
+
+// randomState makes a valid state of up to some services, all of whose next hops lead out of one interface.
+func randomState(t testing.TB, random *rand.Rand, services, backends, ifindex int) lb.State {
+	t.Helper()
+	seen := make(map[lb.ServiceKey]bool)
+	var list []lb.Service
+	for range random.IntN(services + 1) {
+		is6 := random.IntN(2) == 0
+		key := lb.ServiceKey{
+			Addr:     netip.AddrPortFrom(address(is6, 1, random.IntN(8)), uint16(80+random.IntN(4))),
+			Protocol: []lb.Protocol{lb.TCP, lb.UDP}[random.IntN(2)],
+		}
+		if seen[key] {
+			continue
+		}
+		seen[key] = true
+		service := lb.Service{ServiceKey: key, Scheduler: lb.Scheduler(1 + random.IntN(4))}
+		for n := range random.IntN(backends + 1) {
+			if random.IntN(3) > 0 {
+				service.Backends = append(service.Backends, randomBackend(random, address(is6, 2, n), ifindex))
+			}
+		}
+		list = append(list, service)
+	}
+	state, err := lb.NewState(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return state
+}
+
+func randomBackend(random *rand.Rand, addr netip.Addr, ifindex int) lb.Backend {
+	backend := lb.Backend{Addr: addr, Weight: uint32(random.IntN(4))}
+	switch random.IntN(8) {
+	case 0: // nothing known
+	case 1:
+		backend.Hop.Ifindex = ifindex
+	default:
+		backend.Hop = lb.NextHop{
+			MAC:     [6]byte{2, 0, 0, 0, 0, byte(1 + random.IntN(250))},
+			Ifindex: ifindex,
+			VLAN:    uint16(random.IntN(3)),
+			Static:  random.IntN(2) == 0,
+		}
+	}
+	return backend
+}
+
+func address(is6 bool, network, n int) netip.Addr {
+	if is6 {
+		return netip.MustParseAddr(fmt.Sprintf("2001:db8:%d::%x", network, n+1))
+	}
+	return netip.AddrFrom4([4]byte{10, byte(network), byte(n / 250), byte(n%250 + 1)})
+}
+
+// TestSnapshotGivesBackWhatChangeWrote also holds the maps to what they promise after each change.
+func TestSnapshotGivesBackWhatChangeWrote(t *testing.T) {
+	t.Parallel()
+	attachment := director(t, small)
+	for seed := range uint64(12) {
+		random := rand.New(rand.NewPCG(seed, 1))
+		want := randomState(t, random, 24, 12, attachment.Ifindex)
+		plan := mustChange(t, to(want))
+		if diff := compareStates(want, snapshot(t)); diff != "" {
+			t.Fatalf("seed %d: snapshot (-want +got):\n%s", seed, diff)
+		}
+		if diff := compareStates(want, plan.To); diff != "" {
+			t.Fatalf("seed %d: plan.To (-want +got):\n%s", seed, diff)
+		}
+		checkTidy(t)
+		checkTables(t)
+	}
+}
+
+// checkTidy fails when the maps hold more than the live configuration.
+func checkTidy(t testing.TB) {
+	t.Helper()
+	d, err := Open(pinDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	live, err := d.readLive()
+	if err != nil {
+		t.Fatal(err)
+	}
+	left, err := d.findLeftover(live)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !left.empty() {
+		t.Errorf("left over: backends %v, tables %v, %d sides, info %v, egresses %v",
+			left.backends, left.tables, len(left.sides), left.info, left.egresses)
+	}
+	for id := range live.backendIDs() {
+		if b := d.backends.get(id); b.InUse != 1 {
+			t.Errorf("live backend id %d: in_use is %d", id, b.InUse)
+		}
+	}
+}
+
+// checkTables fails when a live table has not exactly the backends that take new flows.
+func checkTables(t testing.TB) {
+	t.Helper()
+	d, err := Open(pinDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	live, err := d.readLive()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, s := range live.services {
+		want, got := make(map[uint32]bool), make(map[uint32]bool)
+		for _, c := range candidates(lb.Scheduler(s.Scheduler), s.backends) {
+			want[c.id] = true
+		}
+		if (s.Slots > 0) != (len(want) > 0) {
+			t.Errorf("%s: %d slots for %d backends", key, s.Slots, len(want))
+		}
+		if s.Slots == 0 {
+			continue
+		}
+		inner, err := openInner(d.maps.Tables, s.Table)
+		if err != nil || inner == nil {
+			t.Fatalf("%s: table %d: %v", key, s.Table, err)
+		}
+		for slot := range s.Slots {
+			var pair xdplbSlots
+			if err := inner.Lookup(slot/2, &pair); err != nil {
+				t.Fatal(err)
+			}
+			got[pair.Backend[slot%2]] = true
+		}
+		inner.Close()
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: backends in the table (-want +got):\n%s", key, diff)
+		}
+	}
+}
+
+func TestKeysRoundTrip(t *testing.T) {
+	t.Parallel()
+	for _, word := range []string{"1.2.3.4:80", "255.0.0.1:65535", "[2001:db8::1]:443", "[::1:2:3]:1"} {
+		key := lb.ServiceKey{Addr: netip.MustParseAddrPort(word), Protocol: lb.UDP}
+		got := key
+		if key.Addr.Addr().Is4() {
+			got = fromKey4(toKey4(key))
+		} else {
+			got = fromKey6(toKey6(key))
+		}
+		if got != key {
+			t.Errorf("%s comes back as %s", key, got)
+		}
+		want := lb.Backend{Addr: key.Addr.Addr(), Weight: 7, Hop: lb.NextHop{Static: true}}
+		b := &backend{Backend: want}
+		if got := fromColumns(b.columns(1)); got != want {
+			t.Errorf("%v comes back as %v", want, got)
+		}
+	}
+}
+
+func mac(t testing.TB, name string) [6]byte {
+	t.Helper()
+	return [6]byte(net.HardwareAddr(linkOf(t, name).Attrs().HardwareAddr))
+}

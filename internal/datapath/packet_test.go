@@ -1,0 +1,561 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"xdplb/internal/testenv"
+)
+
+// The reasons, in short.
+const (
+	isTX                = xdplbReasonREASON_TX
+	isRedirect          = xdplbReasonREASON_REDIRECT
+	isNotIP             = xdplbReasonREASON_NOT_IP
+	isOtherProtocol     = xdplbReasonREASON_OTHER_PROTOCOL
+	isNoService         = xdplbReasonREASON_NO_SERVICE
+	isOtherHost         = xdplbReasonREASON_OTHER_HOST
+	isMalformed         = xdplbReasonREASON_MALFORMED
+	isNoBackend         = xdplbReasonREASON_NO_BACKEND
+	isNoConnection      = xdplbReasonREASON_NO_CONNECTION
+	isICMPUnmatched     = xdplbReasonREASON_ICMP_UNMATCHED
+	isFragmentUnmatched = xdplbReasonREASON_FRAGMENT_UNMATCHED
+	isTTLExceeded       = xdplbReasonREASON_TTL_EXCEEDED
+	isNoNeighbour       = xdplbReasonREASON_NO_NEIGHBOUR
+	isTooBig            = xdplbReasonREASON_TOO_BIG
+	isNoHeadroom        = xdplbReasonREASON_NO_HEADROOM
+	isInternal          = xdplbReasonREASON_INTERNAL
+	reasonCount         = int(xdplbReasonREASON_COUNT)
+)
+
+// XDP's verdicts (linux/bpf.h).
+const (
+	xdpDrop     = 1
+	xdpPass     = 2
+	xdpTX       = 3
+	xdpRedirect = 4
+)
+
+// verdictOf is what each reason must lead to. What is not ours or cannot be placed is the director's own stack's;
+// what would harm if that saw it is dropped.
+func verdictOf(reason xdplbReason) uint32 {
+	switch {
+	case reason == isTX:
+		return xdpTX
+	case reason == isRedirect:
+		return xdpRedirect
+	case reason <= isFragmentUnmatched:
+		return xdpPass
+	default:
+		return xdpDrop
+	}
+}
+
+// BPF_PROG_TEST_RUN lets a frame come in by the loopback interface, unless told otherwise.
+const (
+	ifindexHere      = 1
+	ifindexElsewhere = 7 // need not exist: a redirect happens only after the program has ended
+)
+
+// Egresses of the world.
+const (
+	egressHere = iota + 1
+	egressHereVLAN
+	egressElsewhere
+	egressElsewhereVLAN
+	egressSmallMTU
+	egressRoom = 16
+
+	vlanHere      = 100
+	vlanElsewhere = 200
+)
+
+// Backends of the world.
+const (
+	real1 = iota + 1
+	real2
+	real1VLAN
+	real1Elsewhere
+	real1ElsewhereVLAN
+	real1Unknown // no MAC
+	real1NoEgress
+	real1ZeroEgress
+	real1SmallMTU
+	backendRoom = 1024
+
+	noSuchBackend = backendRoom
+)
+
+// Sizes of the test's maps.
+const (
+	serviceRoom = 64
+	tableRoom   = 64
+	flowRoom    = 4096
+	synRoom     = 512
+)
+
+// rig is the program with small maps, which the test fills itself, whatever the rest of this package does.
+type rig struct {
+	tb      testing.TB
+	spec    *ebpf.CollectionSpec
+	maps    map[string]*ebpf.Map
+	program *ebpf.Program
+	tables  uint32 // used so far
+	config  mapped
+	hops    mapped // of backends, two words each
+}
+
+// newRig has the world's backends and egresses, and no service.
+func newRig(tb testing.TB) *rig {
+	tb.Helper()
+	testenv.Require(tb, testenv.Root)
+	spec, err := loadXdplb()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for name, size := range map[string]uint32{
+		"backends": backendRoom, "backend_counters": backendRoom, "egresses": egressRoom,
+		"cursors": serviceRoom, "retired_counters": serviceRoom, "tables": tableRoom,
+		"flows4": flowRoom, "flows6": flowRoom, "syns4": synRoom, "syns6": synRoom,
+	} {
+		spec.Maps[name].MaxEntries = size
+	}
+	collection, err := ebpf.NewCollection(spec)
+	if err != nil {
+		tb.Fatalf("%+v", err)
+	}
+	tb.Cleanup(collection.Close)
+	d := &rig{tb: tb, spec: spec, maps: collection.Maps, program: collection.Programs["xdplb"]}
+	d.config = mapMemory(tb, d.maps["config"])
+	d.hops = mapMemory(tb, d.maps["backends"])
+
+	d.put("interfaces", uint32(ifindexHere), xdplbInterface{Mac: directorMAC})
+	for index, egress := range map[uint32]xdplbEgress{
+		egressHere:          {Mac: directorMAC, Ifindex: ifindexHere, Mtu: 1500},
+		egressHereVLAN:      {Mac: directorMAC, Ifindex: ifindexHere, Mtu: 1500, Vlan: vlanHere},
+		egressElsewhere:     {Mac: otherMAC, Ifindex: ifindexElsewhere, Mtu: 1500},
+		egressElsewhereVLAN: {Mac: otherMAC, Ifindex: ifindexElsewhere, Mtu: 1500, Vlan: vlanElsewhere},
+		egressSmallMTU:      {Mac: directorMAC, Ifindex: ifindexHere, Mtu: 100},
+	} {
+		d.put("egresses", index, egress)
+	}
+	for id, hop := range map[uint32]xdplbNextHop{
+		real1:              {Mac: real1MAC, Egress: egressHere},
+		real2:              {Mac: real2MAC, Egress: egressHere},
+		real1VLAN:          {Mac: real1MAC, Egress: egressHereVLAN},
+		real1Elsewhere:     {Mac: real1MAC, Egress: egressElsewhere},
+		real1ElsewhereVLAN: {Mac: real1MAC, Egress: egressElsewhereVLAN},
+		real1Unknown:       {Egress: egressHere},
+		real1NoEgress:      {Mac: real1MAC, Egress: egressRoom},
+		real1ZeroEgress:    {Mac: real1MAC},
+		real1SmallMTU:      {Mac: real1MAC, Egress: egressSmallMTU},
+	} {
+		d.setHop(id, hop)
+		d.setGeneration(id, 1)
+	}
+	return d
+}
+
+// reportTo makes another test the one that fails, until the function that it returns is called.
+func (d *rig) reportTo(tb testing.TB) func() {
+	before := d.tb
+	d.tb = tb
+	return func() { d.tb = before }
+}
+
+// turn makes the next flow of every service take a slot of its table.
+func (d *rig) turn(slot uint64) {
+	d.tb.Helper()
+	for id := range uint32(serviceRoom) {
+		d.put("cursors", id, xdplbCursor{Next: slot})
+	}
+}
+
+func (d *rig) put(name string, key, value any) {
+	d.tb.Helper()
+	if err := d.maps[name].Put(key, value); err != nil {
+		d.tb.Fatalf("put into %s: %v", name, err)
+	}
+}
+
+// mapped is the memory of a map: words that the test stores whole, as the control plane does.
+type mapped []byte
+
+func mapMemory(tb testing.TB, m *ebpf.Map) mapped {
+	tb.Helper()
+	memory, err := unix.Mmap(m.FD(), 0, int(m.MaxEntries()*m.ValueSize()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { unix.Munmap(memory) })
+	return memory
+}
+
+func (m mapped) store(word int, value uint64) {
+	atomic.StoreUint64((*uint64)(unsafe.Pointer(&m[word*8])), value)
+}
+
+func (m mapped) load(word int) uint64 {
+	return atomic.LoadUint64((*uint64)(unsafe.Pointer(&m[word*8])))
+}
+
+func (d *rig) setHop(backend uint32, hop xdplbNextHop) {
+	word := binary.LittleEndian.Uint64(append(hop.Mac[:], byte(hop.Egress), byte(hop.Egress>>8)))
+	d.hops.store(int(backend)*2, word)
+}
+
+func (d *rig) setGeneration(backend, generation uint32) {
+	const inUse = 1 << 32
+	d.hops.store(int(backend)*2+1, inUse|uint64(generation))
+}
+
+// virtual is a service in the test's words: the backends of its lookup table, slot by slot.
+type virtual struct {
+	id        uint32
+	at        netip.AddrPort
+	protocol  uint8
+	scheduler xdplbScheduler
+	slots     []uint32
+}
+
+func tcpService(at string, scheduler xdplbScheduler, slots ...uint32) virtual {
+	return virtual{at: netip.MustParseAddrPort(at), protocol: unix.IPPROTO_TCP, scheduler: scheduler, slots: slots}
+}
+
+func udpService(at string, scheduler xdplbScheduler, slots ...uint32) virtual {
+	return virtual{at: netip.MustParseAddrPort(at), protocol: unix.IPPROTO_UDP, scheduler: scheduler, slots: slots}
+}
+
+// everywhere is the service under both VIPs and both protocols.
+func everywhere(port uint16, scheduler xdplbScheduler, slots ...uint32) []virtual {
+	var all []virtual
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		at := netip.AddrPortFrom(vip, port).String()
+		all = append(all, tcpService(at, scheduler, slots...), udpService(at, scheduler, slots...))
+	}
+	return all
+}
+
+// publish replaces the configuration: the other side is built, then the epoch switched.
+func (d *rig) publish(services ...virtual) {
+	d.tb.Helper()
+	d.prepare(services...)
+	d.flip()
+}
+
+// prepare builds the other side of the configuration. Services without an id get their position as id.
+func (d *rig) prepare(services ...virtual) {
+	d.tb.Helper()
+	side := uint32(d.config.load(0)+1) & 1
+	services4, services6 := d.newInner("services4", len(services)), d.newInner("services6", len(services))
+	tables := d.addTables(services)
+	for i, s := range services {
+		value := xdplbService{
+			Id: s.id, Table: tables[i], Slots: uint32(len(s.slots)), Scheduler: uint32(s.scheduler),
+		}
+		if value.Id == 0 {
+			value.Id = uint32(i)
+		}
+		port := htons(s.at.Port())
+		var err error
+		if address := s.at.Addr(); address.Is4() {
+			b := address.As4()
+			key := xdplbServiceKey4{Address: binary.NativeEndian.Uint32(b[:]), Port: port, Protocol: s.protocol}
+			err = services4.Put(key, value)
+		} else {
+			key := xdplbServiceKey6{Address: address.As16(), Port: port, Protocol: s.protocol}
+			err = services6.Put(key, value)
+		}
+		if err != nil {
+			d.tb.Fatal(err)
+		}
+	}
+	var group sync.WaitGroup // each update waits for a grace period
+	group.Go(func() { d.put("services4", side, services4) })
+	group.Go(func() { d.put("services6", side, services6) })
+	group.Wait()
+}
+
+// flip makes the side live that prepare has built.
+func (d *rig) flip() {
+	d.config.store(0, d.config.load(0)+1)
+}
+
+// addTables builds the services' lookup tables and returns their ids, in the services' order.
+func (d *rig) addTables(services []virtual) []uint32 {
+	d.tb.Helper()
+	var ids, maps []uint32
+	for _, s := range services {
+		table := d.newInner("tables", (len(s.slots)+1)/2)
+		for slot, backend := range s.slots {
+			var pair xdplbSlots
+			if err := table.Lookup(uint32(slot/2), &pair); err != nil {
+				d.tb.Fatal(err)
+			}
+			pair.Backend[slot%2] = backend
+			if err := table.Put(uint32(slot/2), pair); err != nil {
+				d.tb.Fatal(err)
+			}
+		}
+		ids = append(ids, d.tables%tableRoom)
+		maps = append(maps, uint32(table.FD()))
+		d.tables++
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	if _, err := d.maps["tables"].BatchUpdate(ids, maps, nil); err != nil {
+		d.tb.Fatalf("put lookup tables: %v", err)
+	}
+	return ids
+}
+
+func (d *rig) newInner(name string, entries int) *ebpf.Map {
+	d.tb.Helper()
+	spec := d.spec.Maps[name].InnerMap.Copy()
+	spec.MaxEntries = uint32(max(entries, 1))
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		d.tb.Fatal(err)
+	}
+	d.tb.Cleanup(func() { m.Close() })
+	return m
+}
+
+func htons(n uint16) uint16 {
+	return binary.NativeEndian.Uint16([]byte{byte(n >> 8), byte(n)})
+}
+
+// xdpContext is struct xdp_md of linux/bpf.h.
+type xdpContext struct {
+	Data, DataEnd, DataMeta, IngressIfindex, RxQueueIndex, EgressIfindex uint32
+}
+
+// run sends a frame in and returns XDP's verdict and the frame that came out. Any number of threads may call it.
+func (d *rig) run(in []byte) (uint32, []byte) {
+	return d.runProgram(d.program, in, nil)
+}
+
+func (d *rig) runProgram(program *ebpf.Program, in []byte, context *xdpContext) (uint32, []byte) {
+	options := &ebpf.RunOptions{Data: in, DataOut: make([]byte, len(in)+256)}
+	if context != nil {
+		options.Context = *context
+	}
+	action, err := program.Run(options)
+	if err != nil {
+		d.tb.Errorf("run a frame of %d bytes: %v", len(in), err)
+	}
+	return action, options.DataOut
+}
+
+// reasons are the packets counted so far under each reason, of all CPUs.
+func (d *rig) reasons() (sums [reasonCount]uint64) {
+	d.tb.Helper()
+	for i := range sums {
+		var each []uint64
+		if err := d.maps["reasons"].Lookup(uint32(i), &each); err != nil {
+			d.tb.Fatal(err)
+		}
+		for _, n := range each {
+			sums[i] += n
+		}
+	}
+	return sums
+}
+
+// explain is run, and the reason under which the packet was counted; more or less than one is an error.
+func (d *rig) explain(in []byte) (xdplbReason, uint32, []byte) {
+	d.tb.Helper()
+	before := d.reasons()
+	action, out := d.run(in)
+	return d.countedSince(before), action, out
+}
+
+func (d *rig) countedSince(before [reasonCount]uint64) xdplbReason {
+	d.tb.Helper()
+	reason, counted := xdplbReason(0), uint64(0)
+	for i, n := range d.reasons() {
+		if n != before[i] {
+			reason = xdplbReason(i)
+			counted += n - before[i]
+		}
+	}
+	if counted != 1 {
+		d.tb.Errorf("one packet counted %d times", counted)
+	}
+	return reason
+}
+
+// counters are those of a backend, of all CPUs.
+func (d *rig) counters(backend uint32) (sum xdplbCounters) {
+	d.tb.Helper()
+	var each []xdplbCounters
+	if err := d.maps["backend_counters"].Lookup(backend, &each); err != nil {
+		d.tb.Fatal(err)
+	}
+	for _, c := range each {
+		sum.Connections += c.Connections
+		sum.Packets += c.Packets
+		sum.Bytes += c.Bytes
+	}
+	return sum
+}
+
+// forget empties the flow tables.
+func (d *rig) forget() {
+	d.tb.Helper()
+	for _, name := range []string{"flows4", "flows6", "syns4", "syns6", "fragments"} {
+		d.forgetIn(name)
+	}
+}
+
+// packetCase is one frame in, and what becomes of it.
+type packetCase struct {
+	name   string
+	before [][]byte // frames that go ahead, in a world without flows
+	in     []byte
+	want   []byte // nil: the frame as it came
+	reason xdplbReason
+}
+
+// check runs the cases one by one. Their number is also a fact: it guards against a table that lost its cases.
+func (d *rig) check(t *testing.T, cases []packetCase) {
+	t.Helper()
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			t.Helper()
+			defer d.reportTo(t)()
+			d.forget()
+			for _, in := range c.before {
+				d.run(in)
+			}
+			reason, action, out := d.explain(c.in)
+			if reason != c.reason {
+				t.Errorf("counted as reason %d, want %d (enum reason in bpf/types.h)", reason, c.reason)
+			}
+			if want := verdictOf(c.reason); action != want {
+				t.Errorf("verdict %d, want %d", action, want)
+			}
+			want := c.want
+			if want == nil {
+				want = c.in
+			}
+			if diff := cmp.Diff(want, out); diff != "" {
+				t.Errorf("frame out (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// world is a director with the services that the tables of single packets use.
+func newWorld(tb testing.TB) *rig {
+	tb.Helper()
+	d := newRig(tb)
+	d.publish(worldServices()...)
+	return d
+}
+
+// Ports of the world's services.
+const (
+	portPlain = 80 + iota // all flows to real1, on this interface
+	portVLAN
+	portElsewhere
+	portElsewhereVLAN
+	portUnknown
+	portNoEgress
+	portZeroEgress
+	portSmallMTU
+	portEmpty
+	portHashed // to real1 too
+	portNoSuchBackend
+	portUnserved // no service
+)
+
+func worldServices() []virtual {
+	var all []virtual
+	for port, slots := range map[uint16][]uint32{
+		portPlain:         {real1},
+		portVLAN:          {real1VLAN},
+		portElsewhere:     {real1Elsewhere},
+		portElsewhereVLAN: {real1ElsewhereVLAN},
+		portUnknown:       {real1Unknown},
+		portNoEgress:      {real1NoEgress},
+		portZeroEgress:    {real1ZeroEgress},
+		portSmallMTU:      {real1SmallMTU},
+		portEmpty:         nil,
+		portNoSuchBackend: {noSuchBackend},
+	} {
+		all = append(all, everywhere(port, xdplbSchedulerSCHEDULER_RR, slots...)...)
+	}
+	return append(all, everywhere(portHashed, xdplbSchedulerSCHEDULER_MH, real1)...)
+}
+
+// onEachCPU runs f at the same time on threads that are bound to one CPU each: up to four, and two at least.
+func onEachCPU(tb testing.TB, f func(worker, workers int)) {
+	tb.Helper()
+	var allowed unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		tb.Fatal(err)
+	}
+	var cpus []int
+	for cpu := 0; len(cpus) < min(allowed.Count(), 4); cpu++ {
+		if allowed.IsSet(cpu) {
+			cpus = append(cpus, cpu)
+		}
+	}
+	var group sync.WaitGroup
+	workers := max(len(cpus), 2)
+	for worker := range workers {
+		group.Go(func() {
+			runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+			var one unix.CPUSet
+			one.Set(cpus[worker%len(cpus)])
+			if err := unix.SchedSetaffinity(0, &one); err != nil {
+				tb.Error(err)
+				return
+			}
+			f(worker, workers)
+		})
+	}
+	group.Wait()
+}
+
+// meetingPoint lets threads go on at the same moment, again and again.
+type meetingPoint struct {
+	arrivals atomic.Int64
+}
+
+// wait returns when all have come to the round's meeting; rounds count from 0.
+func (m *meetingPoint) wait(round, workers int) {
+	all := int64(round+1) * int64(workers)
+	m.arrivals.Add(1)
+	for spins := 0; m.arrivals.Load() < all; spins++ {
+		if spins > 1000 { // the other thread waits for a CPU, perhaps for this one
+			unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		}
+	}
+}
+
+// allFrames are the frames of all tables.
+func allFrames() [][]byte {
+	var all [][]byte
+	for _, cases := range [][]packetCase{
+		ethernetCases(), ip4Cases(), ip6Cases(), icmpCases(), fragmentCases(), forwardCases(),
+	} {
+		for _, c := range cases {
+			all = append(append(all, c.before...), c.in)
+		}
+	}
+	return all
+}

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package schedule makes the lookup tables from which the XDP program takes the backend of a new flow: pure functions
+// of the backends' weights, and for Maglev of their addresses.
+//
+// A table is a slice of indexes into the backends as the caller lists them, which is by address, as in lb.Service; the
+// same set gives the same table on every director. A weight of 0 leaves a backend out: the caller gives 0 for a
+// backend that is quiesced or whose next hop is not known. Without any backend left the table is empty.
+//
+//	rr   RoundRobin   slot = connections so far % slots
+//	wrr  Weighted     slot = connections so far % slots
+//	sh   SourceHash   slot = hash of the client's address % slots
+//	mh   Maglev       slot = hash of the client's address and port % slots
+package schedule
+
+import "fmt"
+
+// MaxSlots is the most slots that Weighted and SourceHash use, and with that the most backends that they and Maglev
+// can serve. It bounds a service's table to 256 KiB.
+const MaxSlots = 65536
+
+// RoundRobin gives every backend of a weight above 0 one slot, in order.
+func RoundRobin(weights []uint32) []int {
+	table := make([]int, 0, len(weights))
+	for i, w := range weights {
+		if w > 0 {
+			table = append(table, i)
+		}
+	}
+	return table
+}
+
+// eligible counts the backends of a weight above 0 and refuses more than MaxSlots of them.
+func eligible(weights []uint32) (int, error) {
+	count := 0
+	for _, w := range weights {
+		if w > 0 {
+			count++
+		}
+	}
+	if count > MaxSlots {
+		return 0, fmt.Errorf("%d backends with a weight above 0: at most %d fit a lookup table", count, MaxSlots)
+	}
+	return count, nil
+}

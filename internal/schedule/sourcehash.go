@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package schedule
+
+const (
+	minSourceHashSlots = 256 // LVS's IP_VS_SH_TAB_SIZE
+	slotsPerWeight     = 32
+)
+
+// SourceHash is the table of LVS's sh (kernel: net/netfilter/ipvs/ip_vs_sh.c): the backends in turn, each with slots in
+// proportion to its weight. Two equal backends, or four, get LVS's very table.
+//
+// LVS's table always has 256 slots. It leaves out every backend after the first 256 weights, and ten backends
+// already differ by 4 %. Here the length, a power of two, grows until there are 32 slots for each unit of the reduced
+// weights, which keeps shares exact to about 3 %, up to MaxSlots, where Weighted's rounding holds.
+//
+// The error: more than MaxSlots backends.
+func SourceHash(weights []uint32) ([]int, error) {
+	if _, err := eligible(weights); err != nil {
+		return nil, err
+	}
+	reduced, sum := reduce(weights)
+	if sum == 0 {
+		return nil, nil
+	}
+	slots := uint32(minSourceHashSlots)
+	for slots < MaxSlots && uint64(slots) < slotsPerWeight*sum {
+		slots *= 2
+	}
+	return interleave(apportion(reduced, sum, slots)), nil
+}
