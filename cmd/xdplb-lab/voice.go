@@ -49,7 +49,9 @@ func (v voice) lvs(host string, lines ...string) {
 }
 
 // command shows a command that runs now.
-func (v voice) command(host, line string) { fmt.Fprintf(v.w, "  %s%s\n", host+"# ", v.paint(bold, line)) }
+func (v voice) command(host, line string) {
+	fmt.Fprintf(v.w, "  %s%s\n", host+"# ", v.paint(bold, line))
+}
 
 // output shows what a command said.
 func (v voice) output(text string) {

@@ -137,26 +137,22 @@ func (d *demo) alternate() error {
 	return nil
 }
 
-// showNeighbours makes the router ask for everybody anew and wants it to know the VIP with the director's MAC address, and every
-// host with its own.
+// showNeighbours makes the router and the real servers ask anew, and wants the router to know the VIP with the
+// director's MAC address and every host with its own.
 func (d *demo) showNeighbours() error {
-	if err := d.runAll("router", "ip neigh flush dev eth1"); err != nil {
+	for _, place := range []struct{ host, iface string }{{"router", "eth1"}, {"real1", "eth0"}, {"real2", "eth0"}} {
+		if err := d.runAll(place.host, "ip neigh flush dev "+place.iface); err != nil {
+			return err
+		}
+	}
+	// A careless real server gives itself away now: it has an answer from the VIP to send, and asks for its gateway first.
+	for range 2 {
+		if err := d.runAll("client", "curl -sS --max-time 5 http://172.10.0.9/"); err != nil {
+			return err
+		}
+	}
+	if err := d.runAll("router", "ping -q -c 1 -W 2 192.168.60.4"); err != nil {
 		return err
-	}
-	for _, line := range []string{"ping -q -c 1 -W 2 172.10.0.9", "ping -q -c 1 -W 2 192.168.60.4",
-		"ping -q -c 1 -W 2 192.168.60.8", "ping -q -c 1 -W 2 192.168.60.9"} {
-		if err := d.runAll("router", line); err != nil {
-			return err
-		}
-	}
-	// What makes a careless real server give itself away: it asks for its gateway with the VIP as the asker.
-	for _, host := range []string{"real1", "real2"} {
-		if err := d.lab.Host(host).ForgetNeighbours(); err != nil {
-			return err
-		}
-		if err := d.runAll(host, "ping -q -c 1 -W 2 -I 172.10.0.9 10.10.0.1"); err != nil {
-			return err
-		}
 	}
 	d.voice.lvs("router", "arp -e")
 	if err := d.runAll("router", "ip neigh show dev eth1"); err != nil {

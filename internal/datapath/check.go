@@ -63,15 +63,30 @@ func checkFilesystem(pinDir string) error {
 	return &FilesystemError{Dir: parent, PrivateMounts: hasPrivateMounts()}
 }
 
-// hasPrivateMounts says whether the process has another mount namespace than the host's first process, as the children
-// of "ip netns exec" have.
+// hasPrivateMounts says whether the process sees other mounts than the host, as the children of "ip netns exec" do. It
+// compares mount namespaces with the host's first process where that may be looked at, and knows /sys as "ip netns
+// exec" mounts it, with the network namespace's name for a source (lib/namespace.c of iproute2).
 func hasPrivateMounts() bool {
 	own, err := os.Readlink("/proc/thread-self/ns/mnt")
+	if err == nil {
+		if host, err := os.Readlink("/proc/1/ns/mnt"); err == nil && own != host {
+			return true
+		}
+	}
+	mounts, err := os.ReadFile("/proc/thread-self/mounts")
 	if err != nil {
 		return false
 	}
-	host, err := os.Readlink("/proc/1/ns/mnt")
-	return err == nil && own != host
+	for line := range strings.Lines(string(mounts)) {
+		words := strings.Fields(line) // source, target, type, ...
+		if len(words) < 3 || words[1] != "/sys" || words[2] != "sysfs" {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join("/run/netns", filepath.Base(words[0]))); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // checkKernel says what the kernel lacks.

@@ -111,3 +111,19 @@ func TestFrameFromAnUnknownInterface(t *testing.T) {
 		{name: "ping", in: frame(ip4(), icmp4(8, 0), data(56)), reason: isOtherProtocol},
 	})
 }
+
+// TestFloodedFramesOpenNoFlow: a frame that is another host's leaves no trace but its reason.
+func TestFloodedFramesOpenNoFlow(t *testing.T) {
+	d := newWorld(t)
+	for _, in := range [][]byte{
+		frameBetween(routerMAC, real1MAC, ip4(), syn(portPlain)),
+		frameBetween(routerMAC, real1MAC, ip6(), udp(portPlain)),
+		frameBetween(routerMAC, real1MAC, ip4(), ack(portHashed)),
+	} {
+		d.run(in)
+	}
+	d.wantFlows(t, "flooded", map[string][]xdplbFlow{})
+	if got := d.counters(real1); got.Connections != 0 || got.Packets != 0 {
+		t.Errorf("counted %+v", got)
+	}
+}

@@ -84,8 +84,8 @@ func (d *rig) wantFlows(t *testing.T, when string, want map[string][]xdplbFlow) 
 	}
 }
 
-func flowTo(backend, generation uint32, state xdplbFlowState) []xdplbFlow {
-	return []xdplbFlow{{Target: xdplbTarget{Backend: backend, Generation: generation}, State: uint32(state)}}
+func flowTo(backend uint32, state xdplbFlowState) []xdplbFlow {
+	return []xdplbFlow{{Target: xdplbTarget{Backend: backend, Generation: generation(backend)}, State: uint32(state)}}
 }
 
 // eachFamily runs a test of flows under IPv4 and IPv6: f gets a network header from the client to the VIP, and the
@@ -121,31 +121,31 @@ func TestLifeOfAConnection(t *testing.T) {
 			tables map[string][]xdplbFlow
 		}{
 			{"SYN", syn(portPlain), real1MAC, map[string][]xdplbFlow{
-				"syns" + family: flowTo(real1, 1, xdplbFlowStateFLOW_SYN)}},
+				"syns" + family: flowTo(real1, xdplbFlowStateFLOW_SYN)}},
 			{"SYN again", syn(portPlain), real1MAC, map[string][]xdplbFlow{
-				"syns" + family: flowTo(real1, 1, xdplbFlowStateFLOW_SYN)}},
+				"syns" + family: flowTo(real1, xdplbFlowStateFLOW_SYN)}},
 			{"ACK", ack(portPlain), real1MAC, map[string][]xdplbFlow{
-				"flows" + family: flowTo(real1, 1, xdplbFlowStateFLOW_ESTABLISHED)}},
+				"flows" + family: flowTo(real1, xdplbFlowStateFLOW_ESTABLISHED)}},
 			{"ACK again", ack(portPlain), real1MAC, map[string][]xdplbFlow{
-				"flows" + family: flowTo(real1, 1, xdplbFlowStateFLOW_ESTABLISHED)}},
+				"flows" + family: flowTo(real1, xdplbFlowStateFLOW_ESTABLISHED)}},
 			{"late SYN", syn(portPlain), real1MAC, map[string][]xdplbFlow{
-				"flows" + family: flowTo(real1, 1, xdplbFlowStateFLOW_ESTABLISHED)}},
+				"flows" + family: flowTo(real1, xdplbFlowStateFLOW_ESTABLISHED)}},
 			{"FIN", finAck(), real1MAC, map[string][]xdplbFlow{
-				"flows" + family: flowTo(real1, 1, xdplbFlowStateFLOW_FIN)}},
+				"flows" + family: flowTo(real1, xdplbFlowStateFLOW_FIN)}},
 			{"last ACK", ack(portPlain), real1MAC, map[string][]xdplbFlow{
-				"flows" + family: flowTo(real1, 1, xdplbFlowStateFLOW_FIN)}},
+				"flows" + family: flowTo(real1, xdplbFlowStateFLOW_FIN)}},
 			{"SYN of the next connection", syn(portPlain), real2MAC, map[string][]xdplbFlow{
-				"syns" + family: flowTo(real2, 1, xdplbFlowStateFLOW_SYN)}},
+				"syns" + family: flowTo(real2, xdplbFlowStateFLOW_SYN)}},
 			{"its ACK", ack(portPlain), real2MAC, map[string][]xdplbFlow{
-				"flows" + family: flowTo(real2, 1, xdplbFlowStateFLOW_ESTABLISHED)}},
+				"flows" + family: flowTo(real2, xdplbFlowStateFLOW_ESTABLISHED)}},
 			{"RST", reset(), real2MAC, map[string][]xdplbFlow{
-				"flows" + family: flowTo(real2, 1, xdplbFlowStateFLOW_CLOSED)}},
+				"flows" + family: flowTo(real2, xdplbFlowStateFLOW_CLOSED)}},
 			{"FIN behind it", finAck(), real2MAC, map[string][]xdplbFlow{
-				"flows" + family: flowTo(real2, 1, xdplbFlowStateFLOW_CLOSED)}},
+				"flows" + family: flowTo(real2, xdplbFlowStateFLOW_CLOSED)}},
 			{"SYN after RST", syn(portPlain), real1MAC, map[string][]xdplbFlow{
-				"syns" + family: flowTo(real1, 1, xdplbFlowStateFLOW_SYN)}},
+				"syns" + family: flowTo(real1, xdplbFlowStateFLOW_SYN)}},
 			{"RST right behind the SYN", reset(), real1MAC, map[string][]xdplbFlow{
-				"flows" + family: flowTo(real1, 1, xdplbFlowStateFLOW_CLOSED)}},
+				"flows" + family: flowTo(real1, xdplbFlowStateFLOW_CLOSED)}},
 		}
 		for _, step := range steps {
 			if to := d.destination(t, frame(ip(), step.in)); to != step.to {
@@ -167,7 +167,7 @@ func TestLifeOfADatagramFlow(t *testing.T) {
 				t.Errorf("to %x, want %x", to, real1MAC)
 			}
 		}
-		d.wantFlows(t, "5 datagrams", map[string][]xdplbFlow{"flows" + family: flowTo(real1, 1, xdplbFlowStateFLOW_UDP)})
+		d.wantFlows(t, "5 datagrams", map[string][]xdplbFlow{"flows" + family: flowTo(real1, xdplbFlowStateFLOW_UDP)})
 	})
 }
 
@@ -226,7 +226,7 @@ func TestIdleFlows(t *testing.T) {
 			{"datagram", []layer{udpIn}, "flows", xdplbTimeoutTIMEOUT_UDP, udpIn, true},
 		} {
 			t.Run(c.name, func(t *testing.T) {
-				for _, age := range []uint32{1, uint32(c.timeout) - 1, uint32(c.timeout) + 2, 1 << 20} {
+				for _, age := range []uint32{1, uint32(c.timeout) - 3, uint32(c.timeout) + 2, 1 << 20} {
 					d.forget()
 					d.turn(0)
 					for _, in := range c.before {
@@ -240,6 +240,9 @@ func TestIdleFlows(t *testing.T) {
 					}
 					if to := d.destination(t, frame(ip(), c.in())); to != want {
 						t.Errorf("after %d ticks to %x, want %x", age, to, want)
+					}
+					if to := d.destination(t, frame(ip(), c.in())); to != want {
+						t.Errorf("after %d ticks, again: to %x, want %x", age, to, want)
 					}
 				}
 			})
@@ -273,7 +276,7 @@ func TestPacketsKeepFlowsAlive(t *testing.T) {
 		if len(flows) != 1 {
 			t.Fatalf("%s: %d flows, want 1", c.name, len(flows))
 		}
-		if got := nowTicks(t)-flows[0].Seen <= 1; got != c.alive {
+		if got := nowTicks(t)-flows[0].Seen < 10; got != c.alive {
 			t.Errorf("%s: flow renewed: %v, want %v", c.name, got, c.alive)
 		}
 	}
@@ -335,7 +338,7 @@ func TestRemovedBackend(t *testing.T) {
 				t.Errorf("%s, before: to %x, want %x", name, to, real1MAC)
 			}
 			setup()
-			d.setGeneration(real1, 2)
+			d.setGeneration(real1, generation(real1)+1)
 			if to := d.destination(t, in); to != real2MAC {
 				t.Errorf("%s: to %x, want %x", name, to, real2MAC)
 			}
@@ -346,10 +349,10 @@ func TestRemovedBackend(t *testing.T) {
 			if got := d.counters(real2).Connections; got != connections {
 				t.Errorf("%s, again: counted as %d connections more", name, got-connections)
 			}
-			d.setGeneration(real1, 1)
+			d.setGeneration(real1, generation(real1))
 		}
 		setup()
-		d.setGeneration(real1, 2)
+		d.setGeneration(real1, generation(real1)+1)
 		quoted := error4(3, 4, quote4(28))
 		if family == "6" {
 			quoted = error6(2, 0, quote6(48))
@@ -358,6 +361,23 @@ func TestRemovedBackend(t *testing.T) {
 			t.Errorf("ICMP error: reason %d, want %d", reason, isICMPUnmatched)
 		}
 	})
+}
+
+// TestEntryGivenToANewFlow: nothing of the flow before stays in it.
+func TestEntryGivenToANewFlow(t *testing.T) {
+	d := newPair(t)
+	for _, in := range []*layers.TCP{syn(portPlain), ack(portPlain), finAck()} {
+		d.run(frame(ip4(), in))
+	}
+	d.age("flows4", uint32(xdplbTimeoutTIMEOUT_FIN)+2)
+	d.setGeneration(real1, generation(real1)+1)
+	if to := d.destination(t, frame(ip4(), ack(portPlain))); to != real2MAC {
+		t.Fatalf("to %x, want %x", to, real2MAC)
+	}
+	d.wantFlows(t, "taken over", map[string][]xdplbFlow{"flows4": flowTo(real2, xdplbFlowStateFLOW_ESTABLISHED)})
+	if idle := nowTicks(t) - d.flows("flows4")[0].Seen; idle >= 10 {
+		t.Errorf("taken over: idle for %d ticks", idle)
+	}
 }
 
 // TestQuiescedBackend: without a slot in the table a backend gets nothing new and keeps what it has.

@@ -131,7 +131,7 @@ func TestFragmentsAge(t *testing.T) {
 		reason xdplbReason
 	}{
 		{0, isTX},
-		{uint32(xdplbTimeoutTIMEOUT_FRAGMENT) - 1, isTX},
+		{uint32(xdplbTimeoutTIMEOUT_FRAGMENT) - 3, isTX},
 		{uint32(xdplbTimeoutTIMEOUT_FRAGMENT) + 2, isFragmentUnmatched},
 	} {
 		d.run(first)
@@ -145,7 +145,7 @@ func TestFragmentsAge(t *testing.T) {
 func TestFragmentsOfARemovedBackend(t *testing.T) {
 	d := newWorld(t)
 	d.run(frame(ip4(fragment4(0, true)), udp(portPlain), data(1472)))
-	d.setGeneration(real1, 2)
+	d.setGeneration(real1, generation(real1)+1)
 	if reason, _, _ := d.explain(later4()); reason != isFragmentUnmatched {
 		t.Errorf("reason %d, want %d", reason, isFragmentUnmatched)
 	}

@@ -5,6 +5,7 @@ package datapath
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,7 +18,7 @@ func (d *rig) addReals(n int) []uint32 {
 	for i := range n {
 		id := uint32(first + i)
 		d.setHop(id, xdplbNextHop{Mac: realMAC(i), Egress: egressHere})
-		d.setGeneration(id, 1)
+		d.setGeneration(id, generation(id))
 		ids = append(ids, id)
 	}
 	return ids
@@ -196,25 +197,23 @@ func TestConfigurationsChangeAtOnce(t *testing.T) {
 	}
 	d.forget()
 
+	var enough atomic.Bool
 	flipped := make(chan struct{})
 	go func() {
 		defer close(flipped)
-		for range 50 {
+		for !enough.Load() {
 			time.Sleep(200 * time.Microsecond)
 			d.flip() // forth and back
 		}
 	}()
-	old, changes := macAddr{}, 0
-	for i := 0; ; i++ {
-		select {
-		case <-flipped:
-			if changes < 10 {
-				t.Errorf("saw %d changes of 50: this test shows nothing", changes)
-			}
-			return
-		default:
+	defer func() { enough.Store(true); <-flipped }()
+	const wantChanges = 50
+	deadline := time.Now().Add(10 * time.Second)
+	last := macAddr{}
+	for port, changes := uint16(0), 0; changes < wantChanges; port++ {
+		if time.Now().After(deadline) {
+			t.Fatalf("saw %d changes, want %d: this test shows nothing", changes, wantChanges)
 		}
-		port := uint16(i)
 		epoch := d.config.load(0)
 		var seen []macAddr
 		for _, in := range [][]byte{
@@ -223,18 +222,14 @@ func TestConfigurationsChangeAtOnce(t *testing.T) {
 		} {
 			seen = append(seen, d.destination(t, in))
 		}
-		if again := d.config.load(0); again == epoch {
-			for _, to := range seen {
-				want := []macAddr{real2MAC, real1MAC}[epoch&1]
-				if to != want {
-					t.Fatalf("epoch %d: to %x, want %x: %x", epoch, to, want, seen)
-				}
-			}
+		want := []macAddr{real2MAC, real1MAC}[epoch&1]
+		if same := []macAddr{want, want, want, want}; d.config.load(0) == epoch && !slices.Equal(seen, same) {
+			t.Fatalf("epoch %d: to %x, want %x", epoch, seen, want)
 		}
-		if seen[0] != old {
+		if seen[0] != last {
 			changes++
 		}
-		old = seen[0]
+		last = seen[0]
 		d.forget()
 	}
 }
@@ -248,21 +243,21 @@ func TestNextHopIsReadWhole(t *testing.T) {
 	plain := string(forwarded(in, directorMAC, real1MAC))
 	tagged := string(withTag(forwarded(in, directorMAC, real2MAC), vlanHere))
 
+	const wantFrames = 20_000
 	var stop atomic.Bool
-	onEachCPU(t, func(worker, _ int) {
+	onEachCPU(t, func(worker, workers int) {
 		if worker == 0 {
-			deadline := time.Now().Add(300 * time.Millisecond)
-			for n := 0; n%1024 != 0 || time.Now().Before(deadline); n++ {
+			for n := 0; !stop.Load(); n++ {
 				d.setHop(real1, hops[n%2])
 			}
-			stop.Store(true)
 			return
 		}
 		seen := map[string]int{}
-		for !stop.Load() {
+		for range wantFrames / (workers - 1) {
 			_, out := d.run(in)
 			seen[string(out)]++
 		}
+		stop.Store(true)
 		if worker == 1 && (seen[plain] == 0 || seen[tagged] == 0) {
 			t.Errorf("saw %d and %d of the two next hops: this test shows nothing", seen[plain], seen[tagged])
 		}

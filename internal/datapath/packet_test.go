@@ -162,7 +162,7 @@ func newRig(tb testing.TB) *rig {
 		real1SmallMTU:      {Mac: real1MAC, Egress: egressSmallMTU},
 	} {
 		d.setHop(id, hop)
-		d.setGeneration(id, 1)
+		d.setGeneration(id, generation(id))
 	}
 	return d
 }
@@ -214,6 +214,9 @@ func (d *rig) setHop(backend uint32, hop xdplbNextHop) {
 	word := binary.LittleEndian.Uint64(append(hop.Mac[:], byte(hop.Egress), byte(hop.Egress>>8)))
 	d.hops.store(int(backend)*2, word)
 }
+
+// generation is what each backend starts with here: another one for each, so that no constant hits it.
+func generation(backend uint32) uint32 { return 1000 + backend }
 
 func (d *rig) setGeneration(backend, generation uint32) {
 	const inUse = 1 << 32

@@ -228,7 +228,7 @@ func TestDownFromInside(t *testing.T) {
 		t.Errorf("Down from inside: %v: %s", err, out)
 	}
 	// A process that does not heed SIGTERM.
-	stubborn := l.Host("real1").Command(t.Context(), "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 60; done")
+	stubborn := l.Host("real1").Command(requestContext(t), "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 60; done")
 	ready, err := stubborn.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -318,6 +318,9 @@ func remove(o Options) error {
 	if err := endProcesses(names); err != nil {
 		return err
 	}
+	if err := forgetRealServers(o); err != nil {
+		return err
+	}
 	for _, name := range names {
 		if err := deleteNamespace(netnsPath(name)); err != nil {
 			return err

@@ -5,8 +5,12 @@ package lab
 import (
 	"fmt"
 	"net/netip"
+	"os"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+
+	"xdplb/internal/realserver"
 )
 
 // vips lists the virtual addresses of the cluster.
@@ -19,17 +23,38 @@ func (o Options) vips() []netip.Addr {
 
 // becomeRealServer puts the VIPs on the real server's loopback interface and keeps them silent in the cluster's way.
 func (h *Host) becomeRealServer(o Options) error {
-	if o.ARP == ARPSysctl || o.ARP == ARPFilter {
-		for _, scope := range []string{"all", "lo"} {
-			if err := h.SetSysctl("net/ipv4/conf/"+scope+"/arp_ignore", "1"); err != nil {
-				return err
-			}
-			if err := h.SetSysctl("net/ipv4/conf/"+scope+"/arp_announce", "2"); err != nil {
-				return err
-			}
-		}
+	if o.ARP == ARPStatic || o.ARP == ARPNone {
+		return h.holdAloud(o.vips())
 	}
-	return h.holdAloud(o.vips())
+	setup := realserver.Options{VIPs: o.vips(), Dev: h.Interfaces[0].Name, ArpMode: realserver.ArpMode(o.ARP)}
+	if err := h.Do(func() error { return realserver.Setup(setup) }); err != nil {
+		return fmt.Errorf("set up %s as a real server: %w", h.Name, err)
+	}
+	return nil
+}
+
+// forgetRealServers takes back what set-ups of the real servers have left outside their namespaces: the records, and
+// perhaps a systemd unit.
+func forgetRealServers(o Options) error {
+	l, err := newLab(o)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	for _, h := range l.hosts {
+		if h.Role != RoleReal {
+			continue
+		}
+		if h.ns, err = netns.GetFromName(Namespace(h.Name)); err != nil {
+			h.ns = netns.None() // Up did not get so far
+			continue
+		}
+		// Where it fails, as in a namespace that is only a name yet, there is nothing that would outlive the namespace.
+		_ = h.Do(func() error { return realserver.Teardown(realserver.Options{}) })
+	}
+	// Nobody misses it if it is empty, and if it is not, this does nothing.
+	_ = os.Remove(realserver.DefaultStateDir)
+	return nil
 }
 
 // holdAloud puts the VIPs on lo as a naive operator does: the host answers for them.

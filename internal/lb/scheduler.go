@@ -15,7 +15,7 @@ const (
 	RR  Scheduler = iota + 1 // rr: round robin over the backends, whatever their weights (0 excepted)
 	WRR                      // wrr: round robin in proportion to the weights
 	SH                       // sh: by a hash of the client's address
-	MH                       // mh: Maglev hash of the client's address and port
+	MH                       // mh: by a Maglev table and a hash of the client's address, as LVS without mh-port
 )
 
 // DefaultScheduler is what a service gets that names no scheduler. LVS's default is wlc, which xdplb does not have

@@ -16,22 +16,25 @@ import (
 // Check returns what is wrong with this host as a real server for the VIPs; nothing if all is well. It changes
 // nothing, and needs no earlier Setup.
 func Check(o Options) ([]Problem, error) {
-	j, err := open(o.StateDir, func(string) error { return nil })
+	path, err := recordPath(o.StateDir)
 	if err != nil {
 		return nil, err
 	}
-	defer j.close()
+	recorded, err := load(path)
+	if err != nil {
+		return nil, err
+	}
 	if len(o.VIPs) == 0 {
-		o.VIPs = j.VIPs
+		o.VIPs = recorded.VIPs
 	}
 	if len(o.VIPs) == 0 {
 		return nil, errors.New("check the real server: no VIP is given or recorded")
 	}
 	if o.ArpMode == "" {
-		o.ArpMode = j.ArpMode
+		o.ArpMode = recorded.ArpMode
 	}
 	if o.Dev == "" {
-		o.Dev = j.Dev
+		o.Dev = recorded.Dev
 	}
 	all, err := addresses()
 	if err != nil {

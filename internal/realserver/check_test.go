@@ -113,7 +113,7 @@ func TestCheckDuplicateAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(t, "ip addr del 2001:db8:10::9/128 dev lo", "ip -n router addr add 2001:db8:10::9/128 dev eth0 nodad",
-		"ip addr add 2001:db8:10::9/128 dev eth0")
+		"sysctl -w net.ipv6.conf.eth0.accept_dad=1", "ip addr add 2001:db8:10::9/128 dev eth0")
 	const where = "2001:db8:10::9 is on eth0, where this host answers neighbour solicitations for it | ip address del 2001:db8:10::9/128 dev eth0"
 	const missing = "2001:db8:10::9 is not on lo | xdplb realserver setup 2001:db8:10::9"
 	const failed = "2001:db8:10::9 on eth0 does not work: duplicate address detection found it on another host | ip address del 2001:db8:10::9/128 dev eth0"

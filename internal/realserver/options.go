@@ -47,7 +47,7 @@ type Options struct {
 	// Teardown always takes the unit back, or shortens it to the VIPs that stay.
 	Persist bool
 
-	// Executable is the absolute path of xdplb in that unit. Needed with Persist only.
+	// Executable is the absolute path of xdplb in that unit. Setup needs it with Persist, Teardown to shorten the unit.
 	Executable string
 
 	// StateDir is the directory of the record; empty means [DefaultStateDir].

@@ -37,8 +37,11 @@ func realServer(t *testing.T) Options {
 	testenv.Require(t, testenv.Root, testenv.Command("ip"), testenv.Command("nft"), testenv.Command("arping"),
 		testenv.Command("nsenter"), testenv.Command("ping"), testenv.Command("sysctl"))
 	testenv.Namespace(t)
+	// Without duplicate address detection the link-local addresses are there at once.
 	run(t,
 		"ip netns add router",
+		"sysctl -w net.ipv6.conf.default.accept_dad=0",
+		"nsenter --net=/run/netns/router sysctl -w net.ipv6.conf.default.accept_dad=0",
 		"ip link add eth0 address 02:00:00:00:00:08 type veth peer name eth0 address 02:00:00:00:00:01 netns router",
 		"ip addr add 192.168.60.8/24 dev eth0",
 		"ip addr add 2001:db8:60::8/64 dev eth0 nodad",
@@ -95,14 +98,10 @@ func snapshot(t *testing.T) string {
 // snapshots differ only in what Setup does.
 func settled(t *testing.T) {
 	t.Helper()
-	for try := 0; try < 500; try++ {
-		if !strings.Contains(run(t, "ip addr show", "ip -n router addr show"), "tentative") &&
-			strings.Contains(run(t, "ip -6 route show table all"), "multicast ff00") {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatal("the links do not settle")
+	eventually(t, "the links to settle", func() bool {
+		routes := run(t, "ip -6 route show table all dev eth0")
+		return strings.Contains(routes, "multicast ff00::/8") && strings.Contains(routes, "local fe80::ff:fe00:8")
+	}, func() any { return run(t, "ip -6 route show table all") })
 }
 
 func problems(t *testing.T, o Options) []string {

@@ -55,58 +55,76 @@ type journal struct {
 	before func(step string) error
 }
 
-// open locks the directory and reads the record, if there is one of this boot.
+// open locks the directory, which it creates if need be, and reads the record.
 func open(dir string, before func(step string) error) (*journal, error) {
-	if dir == "" {
-		dir = DefaultStateDir
-	}
-	cookie, err := namespaceCookie()
+	path, err := recordPath(dir)
 	if err != nil {
 		return nil, err
 	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return nil, fmt.Errorf("read the boot id: %w", err)
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("create the state directory: %w", err)
 	}
-	j := &journal{path: filepath.Join(dir, fmt.Sprintf("realserver-%d.json", cookie)), before: before}
-	if j.dir, err = os.Open(dir); err != nil {
+	j := &journal{path: path, before: before}
+	if j.dir, err = os.Open(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("open the state directory: %w", err)
 	}
-	if err := j.read(strings.TrimSpace(string(boot))); err != nil {
+	if err = j.lock(); err == nil {
+		j.record, err = load(path)
+	}
+	if err != nil {
 		j.close()
 		return nil, err
 	}
 	return j, nil
 }
 
-// read locks the directory and reads the record.
-func (j *journal) read(boot string) error {
+// lock waits for other calls to finish.
+func (j *journal) lock() error {
 	for end := time.Now().Add(lockTimeout); ; time.Sleep(20 * time.Millisecond) {
 		err := unix.Flock(int(j.dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			break
+			return nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
 			return fmt.Errorf("lock %s: another xdplb realserver is at work: %w", j.dir.Name(), err)
 		}
 	}
-	content, err := os.ReadFile(j.path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return fmt.Errorf("read the record: %w", err)
-	default:
-		if err := json.Unmarshal(content, &j.record); err != nil {
-			return fmt.Errorf("read the record %s: %w", j.path, err)
-		}
+}
+
+// recordPath returns the file of the calling thread's network namespace in the directory.
+func recordPath(dir string) (string, error) {
+	if dir == "" {
+		dir = DefaultStateDir
 	}
-	if j.Boot != boot {
-		j.record = record{Boot: boot}
+	cookie, err := namespaceCookie()
+	if err != nil {
+		return "", err
 	}
-	return nil
+	return filepath.Join(dir, fmt.Sprintf("realserver-%d.json", cookie)), nil
+}
+
+// load reads a record. Without one of this boot, it is empty.
+func load(path string) (record, error) {
+	content, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return record{}, fmt.Errorf("read the boot id: %w", err)
+	}
+	boot := strings.TrimSpace(string(content))
+	content, err = os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return record{Boot: boot}, nil
+	}
+	if err != nil {
+		return record{}, fmt.Errorf("read the record: %w", err)
+	}
+	var r record
+	if err := json.Unmarshal(content, &r); err != nil {
+		return record{}, fmt.Errorf("read the record %s: %w", path, err)
+	}
+	if r.Boot != boot {
+		return record{Boot: boot}, nil
+	}
+	return r, nil
 }
 
 // save writes the record atomically: a reader, also after a crash, sees the old one or the new one.

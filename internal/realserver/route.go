@@ -17,10 +17,9 @@ import (
 
 // defaultRoute is one of the main table's default routes.
 type defaultRoute struct {
-	hop             // zero gateway: none, or several (multipath)
-	metric   uint32 // the smallest one is used
-	message  []byte // of RTM_NEWROUTE, from which the kernel makes the same route again
-	protocol uint8
+	hop            // zero gateway: none, or several (multipath)
+	metric  uint32 // the smallest one is used
+	message []byte // of RTM_NEWROUTE, from which the kernel makes the same route again
 }
 
 // defaults returns the default routes of a family, the one in use first.
@@ -44,7 +43,7 @@ func defaults(ipv4 bool) ([]defaultRoute, error) {
 			header.Family != family(ipv4) || header.Flags&unix.RTM_F_CLONED != 0 {
 			continue
 		}
-		route := defaultRoute{message: slices.Clone(message), protocol: header.Protocol}
+		route := defaultRoute{message: slices.Clone(message)}
 		attributes, err := nl.ParseRouteAttr(message[header.Len():])
 		if err != nil {
 			return nil, fmt.Errorf("decode a route: %w", err)

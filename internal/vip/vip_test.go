@@ -128,7 +128,7 @@ func TestAnnounceSendsThreeTimes(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	capture := exec.CommandContext(ctx, "nsenter", "--net=/run/netns/router",
-		"tcpdump", "-i", "eth0", "-netvv", "-l", "--immediate-mode", "-c", "9", "arp or (icmp6 and ip6[40] == 136)")
+		"tcpdump", "-i", "eth0", "-netvvx", "-l", "--immediate-mode", "-c", "9", "arp or (icmp6 and ip6[40] == 136)")
 	var out strings.Builder
 	capture.Stdout = &out
 	talk, err := capture.StderrPipe()
@@ -157,14 +157,23 @@ func TestAnnounceSendsThreeTimes(t *testing.T) {
 	}
 	const (
 		request = "02:00:00:00:00:04 > ff:ff:ff:ff:ff:ff, ethertype ARP (0x0806), length 42: " +
-			"Ethernet (len 6), IPv4 (len 4), Request who-has 172.10.0.9 tell 172.10.0.9, length 28\n"
+			"Ethernet (len 6), IPv4 (len 4), Request who-has 172.10.0.9 tell 172.10.0.9, length 28\n" +
+			"\t0x0000:  0001 0800 0604 0001 0200 0000 0004 ac0a\n" +
+			"\t0x0010:  0009 0000 0000 0000 ac0a 0009\n"
 		reply = "02:00:00:00:00:04 > ff:ff:ff:ff:ff:ff, ethertype ARP (0x0806), length 42: " +
-			"Ethernet (len 6), IPv4 (len 4), Reply 172.10.0.9 is-at 02:00:00:00:00:04, length 28\n"
+			"Ethernet (len 6), IPv4 (len 4), Reply 172.10.0.9 is-at 02:00:00:00:00:04, length 28\n" +
+			"\t0x0000:  0001 0800 0604 0002 0200 0000 0004 ac0a\n" +
+			"\t0x0010:  0009 0200 0000 0004 ac0a 0009\n"
 		advertisement = "02:00:00:00:00:04 > 33:33:00:00:00:01, ethertype IPv6 (0x86dd), length 86: " +
 			"(hlim 255, next-header ICMPv6 (58) payload length: 32) 2001:db8::9 > ff02::1: [icmp6 sum ok] " +
 			"ICMP6, neighbor advertisement, length 32, tgt is 2001:db8::9, Flags [override]\n" +
 			"\t  destination link-address option (2), length 8 (1): 02:00:00:00:00:04\n" +
-			"\t    0x0000:  0200 0000 0004\n"
+			"\t    0x0000:  0200 0000 0004\n" +
+			"\t0x0000:  6000 0000 0020 3aff 2001 0db8 0000 0000\n" +
+			"\t0x0010:  0000 0000 0000 0009 ff02 0000 0000 0000\n" +
+			"\t0x0020:  0000 0000 0000 0001 8800 f917 2000 0000\n" +
+			"\t0x0030:  2001 0db8 0000 0000 0000 0000 0000 0009\n" +
+			"\t0x0040:  0201 0200 0000 0004\n"
 	)
 	want := strings.Repeat(request+reply, 3) + strings.Repeat(advertisement, 3)
 	if diff := cmp.Diff(want, out.String()); diff != "" {

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"errors"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"xdplb/internal/testenv"
+)
+
+// testFlows is the most flows of a case in a test.
+const testFlows = 1 << 12
+
+// testPlan measures as little as shows that it works.
+var testPlan = Plan{Rounds: 2, Batch: time.Millisecond}
+
+// newTestDirector makes a director in a namespace of the test's own, with its program kept attached.
+func newTestDirector(t *testing.T) *Director {
+	t.Helper()
+	testenv.Namespace(t)
+	director, err := NewDirector(PinDir, testFlows)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := director.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	idle, err := KeepAttached(director.Program())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := idle.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return director
+}
+
+// TestCases runs some packets of every case: all verdicts, and the connections counted, are as the case says.
+func TestCases(t *testing.T) {
+	t.Parallel()
+	director := newTestDirector(t)
+	for _, c := range director.Cases() {
+		if c.Prepare != nil {
+			if err := c.Prepare(); err != nil {
+				t.Fatalf("%s: %v", c.Name, err)
+			}
+		}
+		if err := c.before(); err != nil {
+			t.Error(err)
+		}
+		for range 2 {
+			if _, err := c.run(100); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if err := director.Verify(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestWrongVerdict sees each kind of case fail when its packets meet another verdict than it says.
+func TestWrongVerdict(t *testing.T) {
+	t.Parallel()
+	director := newTestDirector(t)
+	base, err := LoadBaselines()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer base.Close()
+	bare, driven, unprepared := base.Floor, director.noVIP(), director.hits("tcp-v4", serviceRR)[0]
+	bare.Want, driven.Want = Drop, TX
+	unprepared.Prepare = nil // no flow is established: its packets pass to the stack
+	for _, c := range []*Case{bare, driven, unprepared} {
+		if _, err := Measure([]*Case{c}, testPlan); !errors.Is(err, errVerdict) {
+			t.Errorf("%s: error %v, want %v", c.Name, err, errVerdict)
+		}
+	}
+}
+
+// TestQuiesced sees that the case of a quiesced backend has one: new flows are not taken.
+func TestQuiesced(t *testing.T) {
+	t.Parallel()
+	director := newTestDirector(t)
+	if _, err := Measure([]*Case{director.quiesced()}, testPlan); err != nil {
+		t.Fatal(err)
+	}
+	fresh := director.syn("new flow", serviceQuiesce)
+	fresh.Want = Pass
+	if _, err := fresh.run(1); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestVerify sees that flows which were scheduled without the case knowing it are found out, though all are forwarded.
+func TestVerify(t *testing.T) {
+	t.Parallel()
+	director := newTestDirector(t)
+	hit := director.hits("tcp-v4", serviceRR)[0]
+	if _, err := Measure([]*Case{hit}, testPlan); err != nil {
+		t.Fatal(err)
+	}
+	if err := director.Verify(); err != nil {
+		t.Fatal(err)
+	}
+	stray := director.newCase("stray", "", TX, director.tcp4(serviceRR, 0, tcpSYN), tuple4.of(clientsOther, 0).fresh())
+	if _, err := stray.run(3); err != nil {
+		t.Fatal(err)
+	}
+	want := "TCP 198.51.100.1:80 counted 4 connections, of 1 that were opened"
+	if err := director.Verify(); err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+}
+
+// TestRun is the whole measurement, short.
+func TestRun(t *testing.T) {
+	t.Parallel()
+	testenv.Namespace(t)
+	report, err := Run(testPlan, 1, regexp.MustCompile("^(tcp-v4-hit|tcp-v4-syn|pass-no-vip)$"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, row := range report.Rows {
+		names = append(names, row.Name)
+		// other figures are differences of these, and mean nothing after so short a time
+		if len(row.Gross) != testPlan.Rounds || slices.Min(row.Gross) <= 0 || row.Packets == 0 {
+			t.Errorf("row %s has impossible figures: %+v", row.Name, row)
+		}
+	}
+	if got, want := strings.Join(names, " "), "empty floor driver tcp-v4-hit tcp-v4-syn pass-no-vip"; got != want {
+		t.Errorf("rows %s, want %s", got, want)
+	}
+}
+
+// TestRunLive is the same with live frames, and sees that a lost frame ends it.
+func TestRunLive(t *testing.T) {
+	t.Parallel()
+	testenv.Namespace(t)
+	report, err := RunLive(testPlan, testFlows, regexp.MustCompile("^tcp-v4-hit"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(report.Rows) != 3 {
+		t.Errorf("%d rows, want the floor, 1 flow and %d flows", len(report.Rows), testFlows)
+	}
+	for _, row := range report.Rows {
+		if row.Frames == 0 || row.Share <= 0 {
+			t.Errorf("row %s has impossible figures: %+v", row.Name, row)
+		}
+	}
+}
+
+// TestLost sends live frames to a program that drops them.
+func TestLost(t *testing.T) {
+	t.Parallel()
+	testenv.Namespace(t)
+	base, err := LoadBaselines()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer base.Close()
+	up, err := addUplink("dropper", "network")
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := attachNative(base.Empty.Program, up.link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	chain, err := newChain(up)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := chain.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if _, err := chain.generator(base.Driver, up).run(64); !errors.Is(err, errLost) {
+		t.Errorf("error %v, want %v", err, errLost)
+	}
+}
+
+func TestSelectedNone(t *testing.T) {
+	t.Parallel()
+	if _, err := selected([]*Case{{Name: "tcp-v4-hit"}}, regexp.MustCompile("sctp")); err == nil {
+		t.Error("no error where no case matches")
+	}
+}

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+
+	"xdplb/internal/datapath"
+	"xdplb/internal/lb"
+)
+
+// Backends is how many backends each service of the director has.
+const Backends = 100
+
+// The services of the director. Cases that open flows and cases whose flows are established have services of their own,
+// so that the connections counted show which of both happened.
+var (
+	vip4 = netip.MustParseAddr("198.51.100.1")
+	vip6 = netip.MustParseAddr("2001:db8::1")
+
+	serviceRR      = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 80), Protocol: lb.TCP}
+	serviceRRNew   = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 81), Protocol: lb.TCP}
+	serviceMH      = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 82), Protocol: lb.TCP}
+	serviceMHNew   = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 83), Protocol: lb.TCP}
+	serviceQuiesce = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 84), Protocol: lb.TCP}
+	serviceUDP     = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 53), Protocol: lb.UDP}
+	serviceIP6     = lb.ServiceKey{Addr: netip.AddrPortFrom(vip6, 80), Protocol: lb.TCP}
+)
+
+// Director is xdplb, attached to a veth in the current network namespace, with services that it was given as an
+// operator gives them. Its maps are also those of a second copy of the program, inside the driver.
+type Director struct {
+	pinDir  string
+	flows   uint32 // the most flows that a case has
+	uplink  uplink
+	driven  *ebpf.Collection
+	program *ebpf.Program
+	driver  *ebpf.Variable
+
+	established map[flowGroup]uint32
+	// how many connections the cases have opened of each service that new flows go to
+	opened map[lb.ServiceKey]func() uint64
+}
+
+// flowGroup is flows of one service with clients of one range of addresses, whose first it names.
+type flowGroup struct {
+	service lb.ServiceKey
+	base    uint32
+}
+
+// uplink is the veth that the director is attached to.
+type uplink struct {
+	link netlink.Link
+	peer netlink.Link // the network's end of it
+}
+
+func (u uplink) ifindex() int { return u.link.Attrs().Index }
+
+func (u uplink) mac() (mac [6]byte) {
+	copy(mac[:], u.link.Attrs().HardwareAddr)
+	return mac
+}
+
+// addUplink makes a pair of interfaces that are up and over which the kernel sends nothing by itself.
+func addUplink(name, peer string) (uplink, error) {
+	link, err := addVeth(name, peer)
+	if err != nil {
+		return uplink{}, err
+	}
+	other, err := netlink.LinkByName(peer)
+	if err != nil {
+		return uplink{}, fmt.Errorf("finding veth %s: %w", peer, err)
+	}
+	for _, end := range []netlink.Link{link, other} {
+		path := "/proc/sys/net/ipv6/conf/" + end.Attrs().Name + "/disable_ipv6"
+		if err := os.WriteFile(path, []byte("1"), 0o644); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return uplink{}, fmt.Errorf("keeping the kernel's own IPv6 packets away: %w", err)
+		}
+		if err := netlink.LinkSetUp(end); err != nil {
+			return uplink{}, fmt.Errorf("setting %s up: %w", end.Attrs().Name, err)
+		}
+	}
+	return uplink{link, other}, nil
+}
+
+// NewDirector attaches xdplb with its pins in pinDir, which must not exist, on a BPF filesystem. Tables are made for
+// four times as many flows as the largest case has: two such cases fill them by half.
+func NewDirector(pinDir string, flows uint32) (*Director, error) {
+	uplink, err := addUplink("director", "network")
+	if err != nil {
+		return nil, err
+	}
+	d := &Director{
+		pinDir: pinDir, flows: flows, uplink: uplink,
+		established: make(map[flowGroup]uint32), opened: make(map[lb.ServiceKey]func() uint64),
+	}
+	capacity := datapath.Capacity{Flows: 4 * flows, Services: 16, Backends: 4096}
+	if _, err := datapath.Attach(pinDir, uplink.link.Attrs().Name, datapath.Native, capacity); err != nil {
+		return nil, fmt.Errorf("attaching xdplb: %w", err)
+	}
+	if err := d.configure(); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	if err := d.loadDriven(); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// Close detaches xdplb and removes its pins and interfaces.
+func (d *Director) Close() error {
+	if d.driven != nil {
+		d.driven.Close()
+	}
+	return errors.Join(datapath.DetachAll(d.pinDir), netlink.LinkDel(d.uplink.link))
+}
+
+func (d *Director) configure() error {
+	services := []lb.Service{
+		{ServiceKey: serviceRR, Scheduler: lb.RR},
+		{ServiceKey: serviceRRNew, Scheduler: lb.RR},
+		{ServiceKey: serviceMH, Scheduler: lb.MH},
+		{ServiceKey: serviceMHNew, Scheduler: lb.MH},
+		{ServiceKey: serviceQuiesce, Scheduler: lb.RR},
+		{ServiceKey: serviceUDP, Scheduler: lb.RR},
+		{ServiceKey: serviceIP6, Scheduler: lb.RR},
+	}
+	_, err := datapath.Change(d.pinDir, func(state *lb.State) error {
+		for _, service := range services {
+			service.Backends = d.backends(service.Addr.Addr().Is6())
+			if err := state.AddService(service); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("adding the services: %w", err)
+	}
+	return nil
+}
+
+// backends are real servers behind the interface that the packets come in by.
+func (d *Director) backends(ip6 bool) []lb.Backend {
+	addr := netip.MustParseAddr("192.0.2.0")
+	if ip6 {
+		addr = netip.MustParseAddr("2001:db8:0:1::")
+	}
+	backends := make([]lb.Backend, Backends)
+	for i := range backends {
+		addr = addr.Next()
+		backends[i] = lb.Backend{Addr: addr, Weight: 1, Hop: lb.NextHop{
+			MAC: [6]byte{2, 0, 0, 0, 1, byte(i)}, Ifindex: d.uplink.ifindex(), Static: true,
+		}}
+	}
+	return backends
+}
+
+// loadDriven loads the program inside the driver, on the director's pinned maps.
+func (d *Director) loadDriven() error {
+	spec, err := loadDriven()
+	if err != nil {
+		return err
+	}
+	delete(spec.Programs, "xdplb") // without the driver it is the attached one
+	pinned := make(map[string]*ebpf.Map)
+	defer func() {
+		for _, m := range pinned {
+			m.Close()
+		}
+	}()
+	for name, m := range spec.Maps {
+		if strings.HasPrefix(name, ".") { // the object's own variables and constants
+			continue
+		}
+		pinned[name], err = ebpf.LoadPinnedMap(filepath.Join(d.pinDir, name), nil)
+		if err != nil {
+			return fmt.Errorf("loading the pinned map %s: %w", name, err)
+		}
+		m.MaxEntries = pinned[name].MaxEntries()
+	}
+	d.driven, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: pinned})
+	if err != nil {
+		return fmt.Errorf("loading xdplb inside the driver: %w", err)
+	}
+	d.program, d.driver = d.driven.Programs["driven_xdplb"], d.driven.Variables["driver"]
+	return nil
+}
+
+// Program is xdplb inside the driver; it must be kept attached while it is measured.
+func (d *Director) Program() *ebpf.Program {
+	return d.program
+}
+
+// quiesce sets the weight of every backend of a service to 0.
+func (d *Director) quiesce(key lb.ServiceKey) error {
+	_, err := datapath.Change(d.pinDir, func(state *lb.State) error {
+		return state.SetService(key, func(service *lb.Service) error {
+			for i := range service.Backends {
+				service.Backends[i].Weight = 0
+			}
+			return nil
+		})
+	})
+	return err
+}
+
+// Verify checks what no verdict shows: that each service counted exactly the connections that the cases opened. An
+// established flow that was scheduled anew, or a new one that was taken for a known one, would be forwarded as well.
+func (d *Director) Verify() error {
+	view, err := datapath.Open(d.pinDir)
+	if err != nil {
+		return err
+	}
+	defer view.Close()
+	counted, err := view.Counters()
+	if err != nil {
+		return err
+	}
+	want := make(map[lb.ServiceKey]uint64)
+	for group, flows := range d.established {
+		want[group.service] += uint64(flows)
+	}
+	for key, opened := range d.opened {
+		want[key] += opened()
+	}
+	for key, connections := range want {
+		if have := counted[key].Connections; have != connections {
+			return fmt.Errorf("%s counted %d connections, of %d that were opened", key, have, connections)
+		}
+	}
+	return nil
+}

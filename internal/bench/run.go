@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+)
+
+// Run measures the director's cases that only matches, and the baselines, in the current namespaces ([Isolate]). flows
+// is the most flows that a case has.
+func Run(plan Plan, flows uint32, only *regexp.Regexp) (report Report, err error) {
+	base, err := LoadBaselines()
+	if err != nil {
+		return Report{}, err
+	}
+	defer base.Close()
+	director, err := NewDirector(PinDir, flows)
+	if err != nil {
+		return Report{}, err
+	}
+	defer func() { err = errors.Join(err, director.Close()) }()
+	cases, err := selected(director.Cases(), only)
+	if err != nil {
+		return Report{}, err
+	}
+	idle, err := KeepAttached(append(base.Programs(), director.Program())...)
+	if err != nil {
+		return Report{}, err
+	}
+	defer func() { err = errors.Join(err, idle.Close()) }()
+	samples, err := Measure(append(base.Cases(), cases...), plan)
+	if err != nil {
+		return Report{}, err
+	}
+	if err := director.Verify(); err != nil {
+		return Report{}, err
+	}
+	return NewReport(ThisMachine(), plan, samples), nil
+}
+
+// selected returns the cases whose names match.
+func selected(cases []*Case, only *regexp.Regexp) ([]*Case, error) {
+	var result []*Case
+	for _, c := range cases {
+		if only.MatchString(c.Name) {
+			result = append(result, c)
+		}
+	}
+	if len(result) == 0 {
+		return nil, fmt.Errorf("no case matches %q", only)
+	}
+	return result, nil
+}
