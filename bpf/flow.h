@@ -57,7 +57,7 @@ struct flow {
 
 static __always_inline __u32 now_ticks(void)
 {
-	return bpf_jiffies64() >> 8;
+	return bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
 }
 
 static __always_inline __u32 target_id(target_t target)
