@@ -148,7 +148,9 @@ static __always_inline struct flow_hash finish_hash(__u64 sum)
 {
 	__u64 second = (sum ^ sum >> 32) * hash_keys[1];
 
-	return (struct flow_hash){ .bucket = sum >> 32, .tag = second >> 32, .check = second >> 24 };
+	return (struct flow_hash){ .bucket = sum >> 32,
+				   .tag = second >> 32,
+				   .check = second >> 24 };
 }
 
 static __always_inline struct flow_hash hash_flow4(const struct flow_key4 *key)
@@ -255,11 +257,12 @@ static __always_inline void touch_flow(struct flow *flow, __u32 state, __u32 now
 	union entry_word next = flow->was;
 
 	next.entry.seen = now;
-	if (state > next.entry.state) /* a connection only moves on: SYN, established, FIN, closed */
+	if (state >
+	    next.entry.state) /* a connection only moves on: SYN, established, FIN, closed */
 		next.entry.state = state;
 	if (next.word != flow->was.word && flow->way < WAYS)
-		__sync_val_compare_and_swap((__u64 *)&flow->bucket->entry[flow->way], flow->was.word,
-					    next.word);
+		__sync_val_compare_and_swap((__u64 *)&flow->bucket->entry[flow->way],
+					    flow->was.word, next.word);
 }
 
 static __always_inline void count_eviction(enum eviction kind)
@@ -394,7 +397,7 @@ static __always_inline void write_way(struct bucket *bucket, __u32 way, struct f
 /* What add_flow has done, in one word, since a global function returns no more. */
 struct added {
 	target_t target; /* 0: the bucket could not be locked */
-	__u32 cell;	 /* bucket * CELLS + way of a new flow; FOUND: another CPU has added the flow, with that target */
+	__u32 cell; /* bucket * CELLS + way of a new flow; FOUND: another CPU has added the flow, with that target */
 };
 
 union added_word {
@@ -480,8 +483,9 @@ static __always_inline int record_flow(const struct packet *p, struct family fam
 				       struct flow_hash hash, __u32 state, __u32 now,
 				       target_t *target)
 {
-	union entry_word fresh = { .entry = {
-		.target = *target, .state = state, .check = hash.check, .seen = now } };
+	union entry_word fresh = {
+		.entry = { .target = *target, .state = state, .check = hash.check, .seen = now }
+	};
 	union added_word result = { .word = add_flow(hash.bucket, hash.tag, fresh.word) };
 
 	*target = result.added.target;

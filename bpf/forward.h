@@ -69,7 +69,7 @@ static __always_inline bool push_tag(struct packet *p, __u16 vlan)
 	struct {
 		struct ethhdr eth;
 		struct vlan_tag tag;
-	} __attribute__((packed)) *tagged;
+	} __attribute__((packed)) * tagged;
 	struct ethhdr untagged = *p->eth;
 	void *data;
 
@@ -139,7 +139,7 @@ static __always_inline enum reason forward(struct packet *p, struct family famil
 	if (out.egress.ifindex == in)
 		return REASON_TX;
 	return bpf_redirect(out.egress.ifindex, 0) == XDP_REDIRECT ? REASON_REDIRECT :
-								      REASON_INTERNAL;
+								     REASON_INTERNAL;
 }
 
 #endif

@@ -155,7 +155,7 @@ struct {
 /* prog writes, user reads (mmap): the client of the IPv6 flow in way w of bucket b, at b * WAYS + w. CAPACITY */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, WAYS *(209716 + 104858));
+	__uint(max_entries, WAYS * (209716 + 104858));
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
 	__type(value, struct client6);

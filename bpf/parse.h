@@ -76,9 +76,9 @@ struct packet {
 	__u32 bytes; /* of IP */
 	enum kind kind;
 	__u8 tcp_flags;
-	bool first_fragment; /* more will follow */
+	bool first_fragment;	      /* more will follow */
 	struct fragment_key fragment; /* set for first and later fragments */
-	union { /* seen from the client, also when quoted */
+	union {			      /* seen from the client, also when quoted */
 		struct flow_key4 key4;
 		struct flow_key6 key6;
 	};
@@ -178,10 +178,10 @@ static __always_inline struct iphdr *take_ip4(struct reader *at)
 
 /* What stands behind IPv6's extension headers, in one word, since a global function returns no more. */
 struct skipped {
-	__u8 next;	   /* protocol */
-	__u8 reason;	   /* enum reason; REASON_TX: the rest holds */
-	__u16 position;	   /* of that protocol's header, from the frame's start */
-	__u16 fragment;	   /* of the last fragment header, 0: none */
+	__u8 next;	/* protocol */
+	__u8 reason;	/* enum reason; REASON_TX: the rest holds */
+	__u16 position; /* of that protocol's header, from the frame's start */
+	__u16 fragment; /* of the last fragment header, 0: none */
 	__u16 zero;
 };
 
@@ -204,8 +204,8 @@ __attribute__((noinline)) __u64 skip_extensions(struct xdp_md *ctx, __u32 positi
 	for (int i = 0; i < MAX_EXTENSION_HEADERS; i++) {
 		struct extension_header header;
 
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_DSTOPTS &&
-		    next != IPPROTO_ROUTING && next != IPPROTO_FRAGMENT)
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_DSTOPTS && next != IPPROTO_ROUTING &&
+		    next != IPPROTO_FRAGMENT)
 			goto found;
 		if (position > MAX_POSITION ||
 		    bpf_xdp_load_bytes(ctx, position, &header, sizeof(header))) {
@@ -466,7 +466,8 @@ static __always_inline enum reason parse_ip6(struct packet *p, struct reader *at
 	reason = parse_extensions(p, at, &protocol, &fragment);
 	if (reason)
 		return reason;
-	if (fragment && fragment->fragment_offset & bpf_htons(IP6_MORE_FRAGMENTS | IP6_FRAGMENT_OFFSET)) {
+	if (fragment &&
+	    fragment->fragment_offset & bpf_htons(IP6_MORE_FRAGMENTS | IP6_FRAGMENT_OFFSET)) {
 		name_fragment6(p, ip, fragment);
 		if (fragment->fragment_offset & bpf_htons(IP6_FRAGMENT_OFFSET)) {
 			p->kind = KIND_LATER_FRAGMENT;

@@ -33,8 +33,7 @@ static __always_inline __u32 hash_client(const struct packet *p, struct family f
 
 	if (!family.is_ip6)
 		return mix(p->key4.client);
-	return mix(((__u64)client[0] << 32 | client[1]) ^
-		   mix((__u64)client[2] << 32 | client[3]));
+	return mix(((__u64)client[0] << 32 | client[1]) ^ mix((__u64)client[2] << 32 | client[3]));
 }
 
 static __always_inline bool is_hashing(const struct service *service)
@@ -147,8 +146,9 @@ static __always_inline bool is_settled(const struct packet *p, struct family fam
 
 /* The backend of a connection that no flow knows, where a hash can tell it. */
 static __always_inline enum reason reckon(const struct packet *p, struct family family,
-					  const struct service *service, const struct cursor *cursor,
-					  struct flow_hash hash, __u32 now, target_t *target)
+					  const struct service *service,
+					  const struct cursor *cursor, struct flow_hash hash,
+					  __u32 now, target_t *target)
 {
 	__u32 id = 0;
 

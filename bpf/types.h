@@ -26,7 +26,8 @@ enum schema {
 enum scheduler {
 	SCHEDULER_RR = 1,
 	SCHEDULER_WRR = 2,
-	SCHEDULER_SH = 3, /* this and all that follow place a flow by a hash of its client, not by turn */
+	SCHEDULER_SH =
+		3, /* this and all that follow place a flow by a hash of its client, not by turn */
 	SCHEDULER_MH = 4,
 };
 
@@ -59,25 +60,25 @@ enum timeout {
  * exactly one. The verdict of each reason stands in count.h.
  */
 enum reason {
-	REASON_TX,		    /* sent to its backend out of the interface that it came in by */
-	REASON_REDIRECT,	    /* sent to its backend out of another interface */
+	REASON_TX,	 /* sent to its backend out of the interface that it came in by */
+	REASON_REDIRECT, /* sent to its backend out of another interface */
 	/* passed to the director's own stack */
-	REASON_NOT_IP,		    /* ARP, LLDP, more than two VLAN tags, ... */
-	REASON_OTHER_PROTOCOL,	    /* IP, but neither TCP nor UDP nor an ICMP error: ping, ND, OSPF, ... */
-	REASON_NO_SERVICE,	    /* TCP or UDP, but (address, port, protocol) is no service */
-	REASON_OTHER_HOST,	    /* for a service, but the frame's destination MAC is not this interface's */
-	REASON_MALFORMED,	    /* lengths or offsets that do not fit together */
-	REASON_NO_BACKEND,	    /* the service has no backend that takes new flows */
-	REASON_NO_CONNECTION,	    /* TCP without SYN, of no known flow; not for the hashing schedulers */
-	REASON_ICMP_UNMATCHED,	    /* an ICMP error that quotes no known flow */
-	REASON_FRAGMENT_UNMATCHED,  /* a later fragment whose first one was not seen */
+	REASON_NOT_IP,	       /* ARP, LLDP, more than two VLAN tags, ... */
+	REASON_OTHER_PROTOCOL, /* IP, but neither TCP nor UDP nor an ICMP error: ping, ND, OSPF, ... */
+	REASON_NO_SERVICE,     /* TCP or UDP, but (address, port, protocol) is no service */
+	REASON_OTHER_HOST, /* for a service, but the frame's destination MAC is not this interface's */
+	REASON_MALFORMED,     /* lengths or offsets that do not fit together */
+	REASON_NO_BACKEND,    /* the service has no backend that takes new flows */
+	REASON_NO_CONNECTION, /* TCP without SYN, of no known flow; not for the hashing schedulers */
+	REASON_ICMP_UNMATCHED,	   /* an ICMP error that quotes no known flow */
+	REASON_FRAGMENT_UNMATCHED, /* a later fragment whose first one was not seen */
 	/* dropped */
-	REASON_TTL_EXCEEDED,	    /* TTL or hop limit used up: the guard against loops */
-	REASON_NO_NEIGHBOUR,	    /* the backend's MAC address is not known */
-	REASON_FLOW_TABLE_FULL,	    /* the kernel could not store the new flow */
-	REASON_TOO_BIG,		    /* larger than the MTU of the interface towards the backend */
-	REASON_NO_HEADROOM,	    /* no room in front of the frame for a VLAN tag */
-	REASON_INTERNAL,	    /* a slot, table or backend that must exist does not: a bug or a half-made configuration */
+	REASON_TTL_EXCEEDED,	/* TTL or hop limit used up: the guard against loops */
+	REASON_NO_NEIGHBOUR,	/* the backend's MAC address is not known */
+	REASON_FLOW_TABLE_FULL, /* the kernel could not store the new flow */
+	REASON_TOO_BIG,		/* larger than the MTU of the interface towards the backend */
+	REASON_NO_HEADROOM,	/* no room in front of the frame for a VLAN tag */
+	REASON_INTERNAL, /* a slot, table or backend that must exist does not: a bug or a half-made configuration */
 	REASON_COUNT,
 };
 
@@ -115,8 +116,8 @@ struct service {
 	__u32 table;	 /* index of tables */
 	__u32 slots;	 /* entries of that table, 0: no backend takes new flows */
 	__u32 scheduler; /* enum scheduler */
-	__u32 previous;	 /* mh: table of the backends that unsettled slots had before, 0: none is unsettled */
-	__u32 settles;	 /* mh: tick from which on every slot is settled */
+	__u32 previous; /* mh: table of the backends that unsettled slots had before, 0: none is unsettled */
+	__u32 settles;	  /* mh: tick from which on every slot is settled */
 	__u8 address[16]; /* IPv4 in the first four bytes */
 	__be16 port;
 	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP */
@@ -134,12 +135,12 @@ struct slots {
 
 /* What only user space reads of a backend; key: backend id. */
 struct backend_columns {
-	__u8 address[16];   /* IPv4 in the first four bytes */
-	__u32 service;	    /* service id */
-	__u32 weight;	    /* 0..2147483647 */
-	__u8 family;	    /* 4 or 6 */
-	__u8 static_hop;    /* the next hop was given by the operator */
-	__u8 listed;	    /* it is in the lookup table of this side */
+	__u8 address[16]; /* IPv4 in the first four bytes */
+	__u32 service;	  /* service id */
+	__u32 weight;	  /* 0..2147483647 */
+	__u8 family;	  /* 4 or 6 */
+	__u8 static_hop;  /* the next hop was given by the operator */
+	__u8 listed;	  /* it is in the lookup table of this side */
 	__u8 zero[5];
 };
 
@@ -158,7 +159,7 @@ struct next_hop {
 struct backend {
 	struct next_hop next_hop; /* word 0 */
 	__u32 generation;	  /* word 1 */
-	__u32 in_use;		  /* word 1; 1: some configuration has it, or had it until a crash (then repaired) */
+	__u32 in_use; /* word 1; 1: some configuration has it, or had it until a crash (then repaired) */
 };
 
 /* A way out: an attached interface, and the VLAN on it. Index 0 is none. */
@@ -276,9 +277,9 @@ struct counters {
 
 /* What all CPUs share of a service; a cache line of its own. */
 struct cursor {
-	__u64 next;	   /* turns taken: position of rr and wrr, and new flows of every scheduler */
-	__u64 first;	   /* the turn with which the current tick began */
-	__u32 tick;	   /* that tick */
+	__u64 next;  /* turns taken: position of rr and wrr, and new flows of every scheduler */
+	__u64 first; /* the turn with which the current tick began */
+	__u32 tick;  /* that tick */
 	__u32 flood_until; /* tick; until then the service is in flood mode */
 	__u32 floods;	   /* times that it entered flood mode */
 	__u32 zero[9];
@@ -290,7 +291,8 @@ struct meta {
 	__u32 zero;
 };
 
-#define ASSERT_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " is not " #size " bytes")
+#define ASSERT_SIZE(type, size) \
+	_Static_assert(sizeof(type) == (size), #type " is not " #size " bytes")
 ASSERT_SIZE(struct config, 64);
 ASSERT_SIZE(struct service_bucket, 64);
 ASSERT_SIZE(struct service, 64);

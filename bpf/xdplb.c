@@ -88,7 +88,8 @@ static __always_inline enum reason open_flow(const struct packet *p, struct fami
 	if (!is_addressed_to_us(p))
 		return REASON_OTHER_HOST;
 	if (state == FLOW_SYN || state == FLOW_UDP || known)
-		reason = aim(slot_of(service->table, next_slot(p, family, service, cursor, now)), target);
+		reason = aim(slot_of(service->table, next_slot(p, family, service, cursor, now)),
+			     target);
 	else
 		reason = reckon(p, family, service, cursor, hash, now, target);
 	if (reason)
