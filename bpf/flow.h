@@ -34,7 +34,6 @@ const volatile __u32 spill_buckets;
  * Odd random numbers, drawn when the program is loaded: nobody outside can tell which tuples share a bucket. The sum of
  * products is Thorup's vector multiply-shift, which is universal in its upper 32 bits.
  */
-#define HASH_KEYS 12
 const volatile __u64 hash_keys[HASH_KEYS];
 
 union entry_word {
@@ -114,10 +113,13 @@ static __always_inline __u32 timeout_of(__u32 state)
 	}
 }
 
-/* Signed: another CPU may have read the clock a tick later than we, and stored that before we look. */
+/*
+ * Another CPU may have read the clock a tick later than we, and stored that before we look: so an age is counted from
+ * a tick ago. Ages wrap after 19 hours; an idle flow that was not swept until then seems alive for its timeout once more.
+ */
 static __always_inline bool is_expired(struct entry entry, __u32 now)
 {
-	return (__s16)(now - entry.seen) > (__s32)timeout_of(entry.state);
+	return (__u16)(now - entry.seen + 1) > timeout_of(entry.state) + 1;
 }
 
 static __always_inline bool is_over(struct entry entry)

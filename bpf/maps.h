@@ -17,7 +17,7 @@
 #define INTERFACES 256
 #define FRAGMENTS 16384
 
-/* user writes, user reads: what schema these pins have */
+/* user writes, user reads: what schema and which sizes these pins have */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -63,11 +63,13 @@ struct {
 
 /*
  * user builds, prog reads: a service's lookup table, keyed by table id (service.table). A table is never changed once
- * live; a service that changes gets another id, so there are twice as many ids as services. CAPACITY
+ * live, but that SLOT_UNSETTLED may be cleared; a service that changes gets another id. An mh service may have two (see
+ * service.previous), and while a configuration replaces another both are there: four ids for each service. Index 0 and
+ * every free one hold one and the same empty table. CAPACITY
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, 2 * 4096);
+	__uint(max_entries, 4 * 4096 + 1);
 	__type(key, __u32);
 	__array(values, struct {
 		__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -81,7 +83,7 @@ struct {
 /* prog adds (atomically, all CPUs), user reads: keyed by service id. CAPACITY */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 4096);
+	__uint(max_entries, 2 * 4096 + 1);
 	__type(key, __u32);
 	__type(value, struct cursor);
 } cursors SEC(".maps");
@@ -203,6 +205,7 @@ const struct {
 	enum reason reason;
 	enum eviction eviction;
 	enum head head;
+	enum slot slot;
 } described SEC(".described");
 
 #endif

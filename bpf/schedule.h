@@ -59,6 +59,8 @@ static __always_inline enum reason aim(__u32 id, target_t *target)
 {
 	const struct backend *backend;
 
+	if (id == SLOT_UNSETTLED)
+		return REASON_NO_BACKEND;
 	id &= ~SLOT_UNSETTLED;
 	backend = bpf_map_lookup_elem(&backends, &id);
 	if (!id || !backend)
@@ -128,20 +130,18 @@ static __always_inline __u32 next_slot(const struct packet *p, struct family fam
 }
 
 /*
- * mh: the backend of a connection that has been opened already, without a look at its flow. Sets *target where the
- * client's slot has had its backend for longer than any flow can be idle.
+ * mh: the backend of a connection that has been opened already, without a look at its flow. Sets *target where all flows
+ * of the client's slot have the slot's backend. Time alone does not settle a slot: a connection may last for days.
  */
 static __always_inline bool is_settled(const struct packet *p, struct family family,
-				       const struct service *service, __u32 now, target_t *target)
+				       const struct service *service, target_t *target)
 {
 	__u32 id;
 
 	if (service->scheduler != SCHEDULER_MH || !service->slots)
 		return false;
 	id = slot_of(service->table, client_slot(p, family, service));
-	if (id & SLOT_UNSETTLED && (__s32)(now - service->settles) < 0)
-		return false;
-	return aim(id, target) == REASON_TX;
+	return !(id & SLOT_UNSETTLED) && aim(id, target) == REASON_TX;
 }
 
 /* The backend of a connection that no flow knows, where a hash can tell it. */

@@ -90,8 +90,9 @@ enum reason {
  */
 struct config {
 	__u64 epoch;
-	__u64 multiplier[2]; /* odd, of each side: see service_key */
-	__u64 zero[5];
+	__u64 multiplier[2]; /* odd, of each side: see struct service_bucket */
+	__u64 tidy; /* user only: epoch + 1 if nothing is left over of any other configuration */
+	__u64 zero[4];
 };
 
 /*
@@ -113,11 +114,11 @@ struct service_bucket {
 
 struct service {
 	__u32 id;	 /* index of cursors; stays with the service for its life. 0: none */
-	__u32 table;	 /* index of tables */
+	__u32 table;	 /* index of tables, 0: none */
 	__u32 slots;	 /* entries of that table, 0: no backend takes new flows */
 	__u32 scheduler; /* enum scheduler */
-	__u32 previous; /* mh: table of the backends that unsettled slots had before, 0: none is unsettled */
-	__u32 settles;	  /* mh: tick from which on every slot is settled */
+	__u32 previous; /* mh: table of the backends that unsettled slots had before, 0: no slot had one */
+	__u32 settles;	/* user only; mh: tick from which on every flow of an unsettled slot is in the flow table */
 	__u8 address[16]; /* IPv4 in the first four bytes */
 	__be16 port;
 	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP */
@@ -125,8 +126,13 @@ struct service {
 	__u8 zero[20];
 };
 
-/* mh: the slot had another backend not longer ago than the longest flow timeout. */
-#define SLOT_UNSETTLED 0x80000000
+/*
+ * mh: flows of this slot may have another backend, which the flow table knows, or service.previous. User space clears
+ * the bit, in place, when the last of them is gone. The bit alone: no backend takes the slot's new flows.
+ */
+enum slot {
+	SLOT_UNSETTLED = 0x80000000,
+};
 
 /* Two slots of a service's lookup table; slot i is table[i / 2].backend[i % 2]. */
 struct slots {
@@ -285,10 +291,18 @@ struct cursor {
 	__u32 zero[9];
 };
 
-/* Says what the pins are. */
+/* Says what the pins are, and what the program was given before it was loaded. */
+#define HASH_KEYS 12
 struct meta {
 	enum schema schema; /* of the program that created them */
-	__u32 zero;
+	__u32 flows;	    /* capacities */
+	__u32 services;
+	__u32 backends;
+	__u32 flow_buckets;
+	__u32 spill_buckets;
+	__u32 service_buckets_per_side;
+	__u32 flood_rate;
+	__u64 hash_keys[HASH_KEYS];
 };
 
 #define ASSERT_SIZE(type, size) \
@@ -311,6 +325,6 @@ ASSERT_SIZE(struct origins, 64);
 ASSERT_SIZE(struct client6, 16);
 ASSERT_SIZE(struct counters, 24);
 ASSERT_SIZE(struct cursor, 64);
-ASSERT_SIZE(struct meta, 8);
+ASSERT_SIZE(struct meta, 128);
 
 #endif

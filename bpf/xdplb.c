@@ -115,7 +115,7 @@ static __always_inline enum reason place(const struct packet *p, struct family f
 
 	if (!service)
 		return REASON_NO_SERVICE;
-	if (state != FLOW_SYN && state != FLOW_UDP && is_settled(p, family, service, now, target))
+	if (state != FLOW_SYN && state != FLOW_UDP && is_settled(p, family, service, target))
 		return REASON_TX;
 	hash = family.is_ip6 ? hash_flow6(&p->key6) : hash_flow4(&p->key4);
 	id = service->id;
