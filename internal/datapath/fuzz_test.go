@@ -41,6 +41,7 @@ func runnable(in []byte) bool {
 
 // TestMutatedFrames is the fuzzer for every day: the same mutations of the tables' frames in each run.
 func TestMutatedFrames(t *testing.T) {
+	t.Parallel()
 	count := 200_000
 	if testing.Short() {
 		count = 20_000

@@ -182,6 +182,11 @@ func (i *idle) take(what string) (uint32, error) {
 
 func (p *planner) addService(wanted *lb.Service) (err error) {
 	was := p.live.services[wanted.ServiceKey]
+	if was != nil && was.is(wanted) {
+		same := *was
+		p.layout.next.add(wanted.ServiceKey, &same)
+		return nil
+	}
 	now := &service{backends: make([]*backend, 0, len(wanted.Backends))}
 	now.setKey(wanted.ServiceKey)
 	now.Scheduler = uint32(wanted.Scheduler)
@@ -247,7 +252,8 @@ func (p *planner) newTable(slots int, fill func([]uint32) error) (id uint32, err
 }
 
 func (p *planner) addBackend(service *service, wanted lb.Backend) (*backend, error) {
-	now := &backend{Backend: wanted, listed: wanted.Weight > 0 && wanted.Hop.Known()}
+	now := &backend{Backend: wanted}
+	now.listed = now.takesFlows()
 	if service != nil {
 		if was := service.find(wanted.Addr); was != nil {
 			return now, p.keepBackend(was, now)

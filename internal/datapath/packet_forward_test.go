@@ -12,6 +12,7 @@ import (
 )
 
 func TestForward(t *testing.T) {
+	t.Parallel()
 	newWorld(t).check(t, forwardCases())
 }
 
@@ -70,47 +71,52 @@ func forwardCases() []packetCase {
 
 // TestZeroMAC: each byte of the address makes it known.
 func TestKnownMAC(t *testing.T) {
+	t.Parallel()
 	d := newWorld(t)
 	for i := range 6 {
 		hop := xdplbNextHop{Egress: egressHere}
 		hop.Mac[i] = 1
 		d.setHop(real1, hop)
 		if reason, _, _ := d.explain(frame(ip4(), udp(portPlain))); reason != isTX {
-			t.Errorf("MAC %x: reason %d, want %d", hop.Mac, reason, isTX)
+			t.Errorf("MAC %x: reason %s, want %s", hop.Mac, nameOf(reason), nameOf(isTX))
 		}
 	}
 }
 
 // TestHalfMadeConfiguration: what must exist and does not is counted as such, and the packet is dropped.
 func TestHalfMadeConfiguration(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name    string
 		service xdplbService
 	}{
-		{"no such cursor", xdplbService{Id: serviceRoom, Slots: 1, Scheduler: uint32(xdplbSchedulerSCHEDULER_RR)}},
-		{"no such table", xdplbService{Table: tableRoom, Slots: 1, Scheduler: uint32(xdplbSchedulerSCHEDULER_MH)}},
-		{"table shorter than its slots", xdplbService{Slots: 100, Scheduler: uint32(xdplbSchedulerSCHEDULER_RR)}},
+		{"no such cursor", xdplbService{Id: serviceRoom + 1}},
+		{"no such table", xdplbService{Id: 1, Table: tableRoom}},
+		{"no table", xdplbService{Id: 1}},
+		{"table shorter than its slots", xdplbService{Id: 1, Table: 1, Slots: 200}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := newRig(t)
-			d.addTables([]virtual{{slots: []uint32{real1, real2}}}) // table 0
-			d.put("cursors", uint32(0), xdplbCursor{Next: 99})
-			services := d.newInner("services6", 1)
-			key := xdplbServiceKey6{Address: vip6.As16(), Port: htons(portPlain), Protocol: 6}
-			if err := services.Put(key, c.service); err != nil {
+			d.publish(tcpService("[fd00:172::9]:80", xdplbSchedulerSCHEDULER_RR, real1, real2))
+			d.turn(99)
+			var broken xdplbService
+			side := uint32(d.config.load(0)) & 1
+			if err := d.maps["services"].Lookup(side*serviceRoom, &broken); err != nil {
 				t.Fatal(err)
 			}
-			d.put("services6", uint32(0), services)
+			broken.Id, broken.Table, broken.Slots = c.service.Id, c.service.Table, max(c.service.Slots, 1)
+			d.put("services", side*serviceRoom, broken)
 			d.check(t, []packetCase{{name: "SYN", in: frame(ip6(), syn(portPlain)), reason: isInternal}})
 		})
 	}
-	t.Run("no side", func(t *testing.T) {
+	t.Run("nothing published", func(t *testing.T) {
 		newRig(t).check(t, []packetCase{{name: "SYN", in: frame(ip4(), syn(portPlain)), reason: isNoService}})
 	})
 }
 
 // TestJumboFrames are longer than a page, so that most of them lies in buffers that the program does not see.
 func TestJumboFrames(t *testing.T) {
+	t.Parallel()
 	d := newWorld(t)
 	plain4, plain6 := frame(ip4(), udp(portPlain), data(8900)), frame(ip6(), udp(portPlain), data(8900))
 	options := frame(ip6(), hopByHop(30), destinationOptions(3), udp(portPlain), data(8000))
@@ -130,6 +136,7 @@ func TestJumboFrames(t *testing.T) {
 
 // TestNoHeadroom moves the frame to the very start of its buffer and lets the program push a tag there.
 func TestNoHeadroom(t *testing.T) {
+	t.Parallel()
 	d := newWorld(t)
 	const (
 		headroom = 256 // of BPF_PROG_TEST_RUN
@@ -145,7 +152,7 @@ func TestNoHeadroom(t *testing.T) {
 		before := d.reasons()
 		action, out := d.runProgram(move, in, nil)
 		if reason := d.countedSince(before); reason != c.reason {
-			t.Errorf("%d bytes in front: reason %d, want %d", c.left, reason, c.reason)
+			t.Errorf("%d bytes in front: reason %s, want %s", c.left, nameOf(reason), nameOf(c.reason))
 		}
 		if want := verdictOf(c.reason); action != want {
 			t.Errorf("%d bytes in front: verdict %d, want %d", c.left, action, want)

@@ -9,6 +9,7 @@ import (
 )
 
 func TestFragments(t *testing.T) {
+	t.Parallel()
 	newWorld(t).check(t, fragmentCases())
 }
 
@@ -110,11 +111,12 @@ func fragmentCases() []packetCase {
 // TestFragmentsFollowTheFirstNotTheFlow: what the first fragment met is kept by the datagram, so that a datagram stays
 // in one piece though its flow goes elsewhere meanwhile.
 func TestFragmentsFollowTheFirstNotTheFlow(t *testing.T) {
+	t.Parallel()
 	d := newRig(t)
 	d.publish(everywhere(portPlain, xdplbSchedulerSCHEDULER_RR, real1, real2)...)
 	first := frame(ip4(fragment4(0, true)), udp(portPlain), data(1472))
 	to := d.destination(t, first)
-	d.forgetIn("flows4")
+	clear(d.buckets)
 	if again := d.destination(t, frame(ip4(), udp(portPlain))); again == to {
 		t.Fatalf("the flow was scheduled anew to %x too: this test shows nothing", again)
 	}
@@ -124,29 +126,31 @@ func TestFragmentsFollowTheFirstNotTheFlow(t *testing.T) {
 }
 
 func TestFragmentsAge(t *testing.T) {
+	t.Parallel()
 	d := newWorld(t)
 	first := frame(ip4(fragment4(0, true)), udp(portPlain), data(1472))
 	for _, c := range []struct {
-		age    uint32
+		age    uint16
 		reason xdplbReason
 	}{
 		{0, isTX},
-		{uint32(xdplbTimeoutTIMEOUT_FRAGMENT) - 3, isTX},
-		{uint32(xdplbTimeoutTIMEOUT_FRAGMENT) + 2, isFragmentUnmatched},
+		{uint16(xdplbTimeoutTIMEOUT_FRAGMENT) - 3, isTX},
+		{uint16(xdplbTimeoutTIMEOUT_FRAGMENT) + 2, isFragmentUnmatched},
 	} {
 		d.run(first)
-		d.age("fragments", c.age)
+		d.ageFragments(c.age)
 		if reason, _, _ := d.explain(later4()); reason != c.reason {
-			t.Errorf("%d ticks behind its first fragment: reason %d, want %d", c.age, reason, c.reason)
+			t.Errorf("%d ticks behind its first fragment: reason %s, want %s", c.age, nameOf(reason), nameOf(c.reason))
 		}
 	}
 }
 
 func TestFragmentsOfARemovedBackend(t *testing.T) {
+	t.Parallel()
 	d := newWorld(t)
 	d.run(frame(ip4(fragment4(0, true)), udp(portPlain), data(1472)))
 	d.setGeneration(real1, generation(real1)+1)
 	if reason, _, _ := d.explain(later4()); reason != isFragmentUnmatched {
-		t.Errorf("reason %d, want %d", reason, isFragmentUnmatched)
+		t.Errorf("reason %s, want %s", nameOf(reason), nameOf(isFragmentUnmatched))
 	}
 }

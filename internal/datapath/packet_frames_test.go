@@ -16,7 +16,6 @@ type macAddr [6]byte
 
 // The hosts of the reference cluster, as the frames name them.
 var (
-	clientMAC   = macAddr{0x02, 0, 0, 0, 0, 0x01}
 	directorMAC = macAddr{0x02, 0, 0, 0, 0, 0x04}
 	real1MAC    = macAddr{0x02, 0, 0, 0, 0, 0x08}
 	real2MAC    = macAddr{0x02, 0, 0, 0, 0, 0x09}

@@ -11,6 +11,7 @@ import (
 )
 
 func TestICMP(t *testing.T) {
+	t.Parallel()
 	newWorld(t).check(t, icmpCases())
 }
 

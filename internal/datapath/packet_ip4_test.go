@@ -11,6 +11,7 @@ import (
 )
 
 func TestIPv4(t *testing.T) {
+	t.Parallel()
 	newWorld(t).check(t, ip4Cases())
 }
 
@@ -105,6 +106,7 @@ func protocol4(n layers.IPProtocol) func(*layers.IPv4) {
 // TestTTLChecksum decrements under every checksum that a header can have, right or wrong: what a receiver's sum over
 // the header says must stay what it was.
 func TestTTLChecksum(t *testing.T) {
+	t.Parallel()
 	d := newWorld(t)
 	in := frame(ip4(), udp(portPlain))
 	const check, header = 14 + 10, 20
@@ -122,6 +124,7 @@ func TestTTLChecksum(t *testing.T) {
 // TestTTLChecksumOfRightHeaders walks through the right checksums of headers that differ in their id, and wants exactly
 // the one that a sender would have written (RFC 1624 tells of decrements that give the other zero).
 func TestTTLChecksumOfRightHeaders(t *testing.T) {
+	t.Parallel()
 	d := newWorld(t)
 	in := frame(ip4(), udp(portPlain))
 	for id := range 1 << 16 {
@@ -137,11 +140,12 @@ func TestTTLChecksumOfRightHeaders(t *testing.T) {
 
 // TestEveryAddressBitCounts: a VIP that differs in one bit is another address, and likewise a port.
 func TestEveryAddressBitCounts(t *testing.T) {
+	t.Parallel()
 	d := newWorld(t)
 	check := func(what string, in []byte) {
 		t.Helper()
 		if reason, _, _ := d.explain(in); reason != isNoService {
-			t.Errorf("%s: reason %d, want %d", what, reason, isNoService)
+			t.Errorf("%s: reason %s, want %s", what, nameOf(reason), nameOf(isNoService))
 		}
 	}
 	for bit := range 32 {

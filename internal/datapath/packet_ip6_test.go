@@ -10,6 +10,7 @@ import (
 )
 
 func TestIPv6(t *testing.T) {
+	t.Parallel()
 	newWorld(t).check(t, ip6Cases())
 }
 
@@ -74,8 +75,10 @@ func ip6Cases() []packetCase {
 		{name: "extension header beyond the packet's end, in the padding", reason: isMalformed,
 			in: padded(frame(ip6(), &extension{number: 0, next: 6, rest: []byte{2, 1, 4, 0, 0, 0, 0}}), 60)},
 		{name: "TCP header in the padding", reason: isMalformed,
-			in: padded(frame(ip6(), &extension{number: 0, next: 6, rest: padN(0)}), 60)},
-		{name: "eight extension headers", in: frame(chain(8)...), reason: isOtherProtocol},
+			in: padded(frame(ip6(), &extension{number: 0, next: 6, rest: padN(2)}), 60)},
+		{name: "UDP header in the padding", reason: isMalformed,
+			in: padded(frame(ip6(), &extension{number: 0, next: 17, rest: padN(0)}), 60)},
+		{name: "nine extension headers", in: frame(chain(9)...), reason: isOtherProtocol},
 		{name: "unknown extension header behind a known one", reason: isOtherProtocol,
 			in: frame(ip6(), hopByHop(0), &extension{number: 139, rest: padN(0), next: 6}, syn(portPlain))},
 	}
@@ -88,7 +91,7 @@ func ip6Cases() []packetCase {
 		"destination options":           frame(ip6(), destinationOptions(2), syn(portPlain)),
 		"atomic fragment":               frame(ip6(), fragment6(1, 0, false), syn(portPlain)),
 		"the four that are known":       frame(ip6(), hopByHop(1), routing(0), fragment6(1, 0, false), destinationOptions(0), syn(portPlain), data(9)),
-		"seven extension headers":       frame(chain(7)...),
+		"eight extension headers":       frame(chain(8)...),
 		"extension headers and a tag":   frame(tag(5), ip6(), hopByHop(1), destinationOptions(1), syn(portPlain)),
 		"extension headers and padding": padded(frame(ip6(), hopByHop(1), syn(portPlain)), 10),
 	}

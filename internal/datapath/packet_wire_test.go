@@ -82,7 +82,7 @@ func testIngress(t *testing.T, d *rig, ifindex int, same, other []byte) {
 		before := d.reasons()
 		action, _ := d.runProgram(d.program, c.in, &xdpContext{DataEnd: uint32(len(c.in)), IngressIfindex: uint32(ifindex)})
 		if reason := d.countedSince(before); reason != c.reason || action != verdictOf(c.reason) {
-			t.Errorf("%s: reason %d, verdict %d, want %d, %d", name, reason, action, c.reason, verdictOf(c.reason))
+			t.Errorf("%s: reason %s, verdict %d, want %s", name, nameOf(reason), action, nameOf(c.reason))
 		}
 	}
 }

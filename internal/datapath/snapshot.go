@@ -39,6 +39,19 @@ func (s *service) find(addr netip.Addr) *backend {
 	return s.backends[i]
 }
 
+// is says whether the service is as wanted, to the last backend, and so are the tables.
+func (s *service) is(wanted *lb.Service) bool {
+	if s.Scheduler != uint32(wanted.Scheduler) || len(s.backends) != len(wanted.Backends) {
+		return false
+	}
+	for i, b := range s.backends {
+		if b.Backend != wanted.Backends[i] || b.listed != b.takesFlows() {
+			return false
+		}
+	}
+	return true
+}
+
 func (s *service) sort() {
 	byAddress := func(a, b *backend) int { return a.Addr.Compare(b.Addr) }
 	if !slices.IsSortedFunc(s.backends, byAddress) {
@@ -55,6 +68,9 @@ type backend struct {
 	// before or after the lookup table, and the writer may die between.
 	listed bool
 }
+
+// takesFlows says whether new flows may go to the backend.
+func (b *backend) takesFlows() bool { return b.Weight > 0 && b.Hop.Known() }
 
 // Snapshot reads the live configuration.
 func (d *Datapath) Snapshot() (lb.State, error) {
@@ -84,8 +100,12 @@ func (c *configuration) state() (lb.State, error) {
 		}
 		services = append(services, service)
 	}
-	state, err := lb.NewState(services)
-	if err != nil {
+	byKey := func(a, b lb.Service) int { return a.ServiceKey.Compare(b.ServiceKey) }
+	if !slices.IsSortedFunc(services, byKey) {
+		slices.SortFunc(services, byKey)
+	}
+	state := lb.State{Services: services}
+	if err := state.Validate(); err != nil {
 		return lb.State{}, fmt.Errorf("the pinned maps hold what no xdplb writes: %w", err)
 	}
 	return state, nil
