@@ -201,7 +201,7 @@ __attribute__((noinline)) __u64 skip_extensions(struct xdp_md *ctx, __u32 positi
 {
 	union skipped_word result = {};
 
-	for (int i = 0; i < MAX_EXTENSION_HEADERS; i++) {
+	for (int i = 0; i <= MAX_EXTENSION_HEADERS; i++) {
 		struct extension_header header;
 
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_DSTOPTS && next != IPPROTO_ROUTING &&
