@@ -144,16 +144,30 @@ static __always_inline bool is_settled(const struct packet *p, struct family fam
 	return !(id & SLOT_UNSETTLED) && aim(id, target) == REASON_TX;
 }
 
-/* The backend of a connection that no flow knows, where a hash can tell it. */
+/* Whether a hash can tell the backend of a connection that no flow knows. */
+static __always_inline bool is_reckoned(const struct service *service, const struct cursor *cursor,
+					__u32 now)
+{
+	return is_hashing(service) || was_flooded(cursor, now);
+}
+
+/*
+ * Whether the hash may soon tell another backend, so that the reckoned one must be kept in mind: an mh slot that is not
+ * settled (a settled one is not asked), and what a flood has left unrecorded.
+ */
+static __always_inline bool is_moving(const struct service *service, const struct cursor *cursor,
+				      __u32 now)
+{
+	return service->scheduler == SCHEDULER_MH || was_flooded(cursor, now);
+}
+
+/* The backend of a connection that no flow knows, by its hash. */
 static __always_inline enum reason reckon(const struct packet *p, struct family family,
-					  const struct service *service,
-					  const struct cursor *cursor, struct flow_hash hash,
-					  __u32 now, target_t *target)
+					  const struct service *service, struct flow_hash hash,
+					  target_t *target)
 {
 	__u32 id = 0;
 
-	if (!is_hashing(service) && !was_flooded(cursor, now))
-		return REASON_NO_CONNECTION;
 	/* flows of an unsettled slot that have no entry are older than its change */
 	if (service->previous)
 		id = slot_of(service->previous, client_slot(p, family, service));

@@ -74,25 +74,33 @@ static __always_inline const struct service *find_service(const struct packet *p
 	return NULL;
 }
 
-/* Schedules a packet that no flow knows, and records its flow. known: one did, but it is over or its backend is gone. */
+/*
+ * Schedules a packet that no flow knows, and records its flow. known: one did, but it is over or its backend is gone.
+ *
+ * A connection whose backend the hash finds again and again is not recorded by a packet from its middle: nobody can fill the
+ * table with those.
+ */
 static __always_inline enum reason open_flow(const struct packet *p, struct family family,
 					     const struct service *service, struct cursor *cursor,
 					     struct flow_hash hash, bool known, __u32 state,
 					     __u32 now, target_t *target)
 {
+	bool opens = state == FLOW_SYN || state == FLOW_UDP || known;
 	enum reason reason;
 	int ours;
 
-	if (!service->slots)
-		return REASON_NO_BACKEND;
 	if (!is_addressed_to_us(p))
 		return REASON_OTHER_HOST;
-	if (state == FLOW_SYN || state == FLOW_UDP || known)
+	if (!opens && !is_reckoned(service, cursor, now))
+		return REASON_NO_CONNECTION;
+	if (!service->slots)
+		return REASON_NO_BACKEND;
+	if (opens)
 		reason = aim(slot_of(service->table, next_slot(p, family, service, cursor, now)),
 			     target);
 	else
-		reason = reckon(p, family, service, cursor, hash, now, target);
-	if (reason)
+		reason = reckon(p, family, service, hash, target);
+	if (reason || !(opens || is_moving(service, cursor, now)))
 		return reason;
 	ours = record_flow(p, family, hash, state, now, target);
 	if (ours < 0)
