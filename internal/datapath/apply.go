@@ -67,9 +67,11 @@ func (l *layout) fillWords(d *Datapath) error {
 	for index, egress := range l.egresses {
 		d.egresses.put(uint32(index), egress)
 	}
-	ids := make([]uint32, len(l.newBackends))
-	for i, b := range l.newBackends {
-		ids[i] = b.id
+	var ids []uint32 // that had a backend before; the counters of the others are zero yet
+	for _, b := range l.newBackends {
+		if d.backends.get(b.id).Generation > 0 {
+			ids = append(ids, b.id)
+		}
 	}
 	if err := zeroPerCPU[xdplbCounters](d.maps.BackendCounters, ids); err != nil {
 		return fmt.Errorf("zeroing the counters of new backends: %w", err)

@@ -138,15 +138,19 @@ func (p *planner) findIDs() {
 // idleBackends puts those first that were used least: a flow knows only eight bits of the generation, and an id must not
 // come by 256 backends while a flow of the first may still be there.
 func (p *planner) idleBackends() (list []uint32) {
-	var generations []uint32
+	generations := make([]uint32, p.d.backends.count)
+	list = make([]uint32, 0, p.d.backends.count)
 	for id := range p.d.backends.count {
 		b := p.d.backends.get(id)
-		generations = append(generations, b.Generation)
+		generations[id] = b.Generation
 		if id > 0 && b.InUse == 0 {
 			list = append(list, id)
 		}
 	}
-	slices.SortStableFunc(list, func(a, b uint32) int { return cmp.Compare(generations[a], generations[b]) })
+	byGeneration := func(a, b uint32) int { return cmp.Compare(generations[a], generations[b]) }
+	if !slices.IsSortedFunc(list, byGeneration) {
+		slices.SortStableFunc(list, byGeneration)
+	}
 	return list
 }
 
@@ -199,12 +203,13 @@ func (p *planner) addService(wanted *lb.Service) (err error) {
 		}
 		p.layout.newServices = append(p.layout.newServices, now.Id)
 	}
-	for _, b := range wanted.Backends {
-		added, err := p.addBackend(was, b)
-		if err != nil {
+	all := make([]backend, len(wanted.Backends))
+	for i, b := range wanted.Backends {
+		all[i].Backend = b
+		if err := p.addBackend(was, &all[i]); err != nil {
 			return fmt.Errorf("backend %s of %s: %w", b.Addr, wanted.ServiceKey, err)
 		}
-		now.backends = append(now.backends, added)
+		now.backends = append(now.backends, &all[i])
 	}
 	now.sort()
 	if err := p.addTable(was, now); err != nil {
@@ -251,21 +256,19 @@ func (p *planner) newTable(slots int, fill func([]uint32) error) (id uint32, err
 	return id, err
 }
 
-func (p *planner) addBackend(service *service, wanted lb.Backend) (*backend, error) {
-	now := &backend{Backend: wanted}
+func (p *planner) addBackend(service *service, now *backend) (err error) {
 	now.listed = now.takesFlows()
 	if service != nil {
-		if was := service.find(wanted.Addr); was != nil {
-			return now, p.keepBackend(was, now)
+		if was := service.find(now.Addr); was != nil {
+			return p.keepBackend(was, now)
 		}
 	}
-	var err error
 	if now.id, err = p.backendIDs.take("backend"); err != nil {
-		return nil, err
+		return err
 	}
 	p.layout.newBackends = append(p.layout.newBackends, now)
 	p.layout.newSide = true
-	return now, p.setHop(now)
+	return p.setHop(now)
 }
 
 func (p *planner) keepBackend(was, now *backend) error {
