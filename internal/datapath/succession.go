@@ -92,29 +92,32 @@ func (p *planner) succeed(was, now *service, list []candidate) error {
 	if len(list) == 0 && (len(kept) == 0 || !hadSlots) {
 		return nil // no slots: packets look for their flows
 	}
-	owners := make([]uint32, schedule.MaglevSlots)
+	var shape []int
 	if len(list) > 0 {
-		shape, err := p.shapes.shape(lb.MH, list)
-		if err != nil {
+		var err error
+		if shape, err = p.shapes.shape(lb.MH, list); err != nil {
 			return err
 		}
-		for i, index := range shape {
-			owners[i] = list[index].id
-		}
 	}
-	slots, previous := make([]uint32, len(owners)), make([]uint32, len(owners))
-	sum := succession{}
-	err := p.d.withHeritage(was, kept, p.now, func(h *heritage) error {
-		for i, owner := range owners {
-			slots[i], previous[i] = h.inherit(i, owner)
-			sum.add(h, i, slots[i], previous[i])
-		}
-		return nil
-	})
-	if err != nil {
+	// The slots are worked out once for their sum, and again when each table is written: a quarter of a megabyte for each
+	// table of each service would be much to keep.
+	inherit := func(visit func(h *heritage, i int, slot, previous uint32)) error {
+		return p.d.withHeritage(was, kept, p.now, func(h *heritage) {
+			for i := range schedule.MaglevSlots {
+				owner := uint32(0)
+				if shape != nil {
+					owner = list[shape[i]].id
+				}
+				slot, previous := h.inherit(i, owner)
+				visit(h, i, slot, previous)
+			}
+		})
+	}
+	var sum succession
+	if err := inherit(sum.add); err != nil {
 		return err
 	}
-	return p.addSuccession(was, now, sum, slots, previous)
+	return p.addSuccession(was, now, sum, inherit)
 }
 
 // succession sums up what became of the slots.
@@ -130,15 +133,16 @@ func (s *succession) add(h *heritage, i int, slot, previous uint32) {
 	}
 }
 
-func (p *planner) addSuccession(was, now *service, sum succession, slots, previous []uint32) (err error) {
-	now.Slots = uint32(len(slots))
-	if now.Table, err = p.newTable(len(slots), copyFrom(slots)); err != nil {
-		return err
-	}
-	if sum.previous {
-		if now.Previous, err = p.newTable(len(previous), copyFrom(previous)); err != nil {
-			return err
-		}
+// addSuccession plans the tables; inherit visits every slot.
+func (p *planner) addSuccession(was, now *service, sum succession, inherit func(func(*heritage, int, uint32, uint32)) error) (err error) {
+	now.Slots = schedule.MaglevSlots
+	now.Table, err = p.newTable(schedule.MaglevSlots, func(into []uint32) error {
+		return inherit(func(_ *heritage, i int, slot, _ uint32) { into[i] = slot })
+	})
+	if err == nil && sum.previous {
+		now.Previous, err = p.newTable(schedule.MaglevSlots, func(into []uint32) error {
+			return inherit(func(_ *heritage, i int, _, previous uint32) { into[i] = previous })
+		})
 	}
 	switch {
 	case !sum.unsettled:
@@ -147,33 +151,25 @@ func (p *planner) addSuccession(was, now *service, sum succession, slots, previo
 	default:
 		now.Settles = was.Settles
 	}
-	return nil
-}
-
-func copyFrom(values []uint32) func([]uint32) error {
-	return func(slots []uint32) error {
-		copy(slots, values)
-		return nil
-	}
+	return err
 }
 
 // withHeritage reads what a service's slots were, if it was an mh service with slots.
-func (d *Datapath) withHeritage(was *service, kept map[uint32]bool, now uint32, do func(*heritage) error) error {
+func (d *Datapath) withHeritage(was *service, kept map[uint32]bool, now uint32, do func(*heritage)) error {
 	h := &heritage{kept: kept}
 	switch {
 	case len(kept) == 0: // no flow is left
 		h.slots = make([]uint32, schedule.MaglevSlots)
-		return do(h)
-	case was.Scheduler != uint32(lb.MH) || was.Slots == 0:
-		return do(h)
-	}
-	slots, err := d.openTable(was.Table, was.Slots)
-	if err != nil {
-		return err
-	}
-	defer slots.close()
-	h.slots = slots.slots
-	if was.Previous != 0 && was.isSettling(now) {
+	case was.Scheduler == uint32(lb.MH) && was.Slots > 0:
+		slots, err := d.openTable(was.Table, was.Slots)
+		if err != nil {
+			return err
+		}
+		defer slots.close()
+		h.slots = slots.slots
+		if was.Previous == noTable || !was.isSettling(now) {
+			break
+		}
 		previous, err := d.openTable(was.Previous, was.Slots)
 		if err != nil {
 			return err
@@ -181,7 +177,8 @@ func (d *Datapath) withHeritage(was *service, kept map[uint32]bool, now uint32, 
 		defer previous.close()
 		h.previous = previous.slots
 	}
-	return do(h)
+	do(h)
+	return nil
 }
 
 // dropPrevious leaves out the tables of previous backends that nobody needs any more.
