@@ -114,12 +114,17 @@ static __always_inline __u32 timeout_of(__u32 state)
 }
 
 /*
- * Another CPU may have read the clock a tick later than we, and stored that before we look: so an age is counted from
- * a tick ago. Ages wrap after 19 hours; an idle flow that was not swept until then seems alive for its timeout once more.
+ * Ticks since then, and one: another CPU may have read the clock a tick later than we, and stored that before we look.
+ * Ages wrap after 19 hours; an idle flow that was not swept until then seems alive for its timeout once more.
  */
+static __always_inline __u16 age_of(__u16 seen, __u32 now)
+{
+	return now - seen + 1;
+}
+
 static __always_inline bool is_expired(struct entry entry, __u32 now)
 {
-	return (__u16)(now - entry.seen + 1) > timeout_of(entry.state) + 1;
+	return age_of(entry.seen, now) > timeout_of(entry.state) + 1;
 }
 
 static __always_inline bool is_over(struct entry entry)
@@ -212,7 +217,7 @@ static __always_inline bool has_spilled(const struct bucket *bucket, __u32 now)
 {
 	__u32 head = *(const volatile __u32 *)&bucket->head;
 
-	return head & HEAD_SPILLED && (__u16)(now - head) <= TIMEOUT_ESTABLISHED;
+	return head & HEAD_SPILLED && age_of(head, now) <= TIMEOUT_ESTABLISHED + 1;
 }
 
 /* A packet of a spilled flow keeps its home bucket's note alive. */
@@ -292,7 +297,20 @@ static __always_inline void unlock_bucket(struct bucket *bucket)
 	__sync_fetch_and_and(&bucket->head, ~HEAD_LOCKED);
 }
 
-/* The way that a new flow may have: free, else expired, else a SYN's. WAYS: all are live and established. */
+/* A way whose backend is gone, or WAYS. */
+static __always_inline __u32 stale_way(const struct bucket *bucket)
+{
+#pragma unroll
+	for (int way = 0; way < WAYS; way++) {
+		union entry_word there = { .word = load_word(&bucket->entry[way]) };
+
+		if (!is_current(there.entry.target))
+			return way;
+	}
+	return WAYS;
+}
+
+/* The way that a new flow may have: free, else expired or stale, else a SYN's. WAYS: all are live and established. */
 static __always_inline __u32 choose_way(const struct bucket *bucket, __u32 state, __u32 now)
 {
 	__u32 free = WAYS, expired = WAYS, embryonic = WAYS, oldest = 0, embryos = 0;
@@ -300,7 +318,7 @@ static __always_inline __u32 choose_way(const struct bucket *bucket, __u32 state
 #pragma unroll
 	for (int way = 0; way < WAYS; way++) {
 		union entry_word there = { .word = load_word(&bucket->entry[way]) };
-		__u16 age = now - there.entry.seen;
+		__u16 age = age_of(there.entry.seen, now);
 
 		if (!there.word) {
 			free = way;
@@ -320,6 +338,8 @@ static __always_inline __u32 choose_way(const struct bucket *bucket, __u32 state
 	}
 	if (free < WAYS)
 		return free;
+	if (expired == WAYS)
+		expired = stale_way(bucket);
 	if (expired < WAYS) {
 		count_eviction(EVICTION_EXPIRED);
 		return expired;
@@ -337,7 +357,7 @@ static __always_inline __u32 oldest_way(const struct bucket *bucket, __u32 now)
 #pragma unroll
 	for (int way = 0; way < WAYS; way++) {
 		union entry_word there = { .word = load_word(&bucket->entry[way]) };
-		__u16 age = now - there.entry.seen;
+		__u16 age = age_of(there.entry.seen, now);
 
 		if (age >= oldest) {
 			oldest = age;
@@ -409,25 +429,41 @@ union added_word {
 
 #define FOUND (~0U)
 
+/*
+ * The target of a flow that is not in its home bucket, if it has spilled and is alive. A dead one is freed, so that no
+ * flow is in the table twice.
+ */
+static __always_inline target_t take_spilled(const struct bucket *home, struct flow_hash hash,
+					     __u32 now)
+{
+	__u32 index = spill_of(hash), way;
+	struct bucket *spill;
+	union entry_word there;
+
+	if (!has_spilled(home, now))
+		return 0;
+	spill = bpf_map_lookup_elem(&flows, &index);
+	if (!spill)
+		return 0;
+	way = way_of(spill, hash, &there);
+	if (way >= WAYS)
+		return 0;
+	if (is_alive(there.entry, now))
+		return there.entry.target;
+	__sync_val_compare_and_swap((__u64 *)&spill->entry[way], there.word, 0);
+	return 0;
+}
+
 static __always_inline __u64 add_in_spill(struct bucket *home, struct flow_hash hash,
 					  union entry_word fresh, __u32 now)
 {
 	union added_word result = { .added.target = fresh.entry.target };
 	__u32 index = spill_of(hash), way;
-	union entry_word there;
 	struct bucket *spill = bpf_map_lookup_elem(&flows, &index);
 
 	if (!spill || !lock_bucket(spill))
 		return 0;
-	way = way_of(spill, hash, &there);
-	if (way < WAYS && is_alive(there.entry, now)) {
-		result.added.target = there.entry.target;
-		result.added.cell = FOUND;
-		unlock_bucket(spill);
-		return result.word;
-	}
-	if (way == WAYS)
-		way = choose_way(spill, fresh.entry.state, now);
+	way = choose_way(spill, fresh.entry.state, now);
 	if (way == WAYS) {
 		way = oldest_way(spill, now);
 		count_eviction(EVICTION_ESTABLISHED);
@@ -454,12 +490,17 @@ __attribute__((noinline)) __u64 add_flow(__u32 bucket, __u32 tag, __u64 word)
 	union added_word result = { .added.target = fresh.entry.target };
 	__u32 index = home_of(hash), now = fresh.entry.seen, way;
 	struct bucket *home = bpf_map_lookup_elem(&flows, &index);
+	target_t known;
 
 	if (!home || !lock_bucket(home))
 		return 0;
 	way = way_of(home, hash, &there);
-	if (way < WAYS && is_alive(there.entry, now)) {
-		result.added.target = there.entry.target;
+	if (way < WAYS)
+		known = is_alive(there.entry, now) ? there.entry.target : 0;
+	else
+		known = take_spilled(home, hash, now);
+	if (known) {
+		result.added.target = known;
 		result.added.cell = FOUND;
 		unlock_bucket(home);
 		return result.word;

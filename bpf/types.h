@@ -255,7 +255,7 @@ struct client6 {
 
 /* How room was made for a new flow; index of the map "evictions". */
 enum eviction {
-	EVICTION_EXPIRED,     /* a flow that had been idle for longer than its timeout */
+	EVICTION_EXPIRED,     /* a flow idle for longer than its timeout, or whose backend is gone */
 	EVICTION_EMBRYONIC,   /* a SYN and nothing after it */
 	EVICTION_SPILLED,     /* none: the new flow went to the second part of the table */
 	EVICTION_ESTABLISHED, /* a live flow, because nothing else would do */
