@@ -131,8 +131,12 @@ static __always_inline enum reason place(const struct packet *p, struct family f
 	if (!cursor)
 		return REASON_INTERNAL;
 	if (state == FLOW_SYN && is_flooded(cursor, now) && service->slots) {
-		take_turn(cursor, now);
-		return aim(slot_of(service->table, hashed_slot(p, family, service, hash)), target);
+		id = slot_of(service->table, hashed_slot(p, family, service, hash));
+		/* what is not recorded of an unsettled slot would be reckoned to its previous backend */
+		if (!(id & SLOT_UNSETTLED)) {
+			take_turn(cursor, now);
+			return aim(id, target);
+		}
 	}
 	if (state == FLOW_SYN)
 		expect_flow(hash);
