@@ -18,7 +18,7 @@
 #define INTERFACES 256
 #define FRAGMENTS 16384
 
-/* user writes, user reads: what schema these pins have */
+/* user writes, user reads: what schema and which sizes these pins have */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -35,55 +35,46 @@ struct {
 	__type(value, struct config);
 } config SEC(".maps");
 
+/* user writes (mmap), prog reads: where a service stands in services. Two sides. CAPACITY */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SIDES * 8192);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct service_bucket);
+} service_buckets SEC(".maps");
+
+/* user writes (mmap), prog reads: keyed by service_bucket.service. Two sides. CAPACITY */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SIDES * 4096);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct service);
+} services SEC(".maps");
+
 /*
- * The sides. user builds a whole inner map and puts it in; prog reads. Inner maps are never changed
- * once live.
+ * user only (mmap): the cold columns of the backends, keyed by side * capacity + backend id. Two
+ * sides. CAPACITY
  */
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, SIDES);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SIDES * 65536);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
-	__array(values, struct {
-		__uint(type, BPF_MAP_TYPE_HASH);
-		__uint(max_entries, 1);
-		__type(key, struct service_key4);
-		__type(value, struct service);
-	});
-} services4 SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, SIDES);
-	__type(key, __u32);
-	__array(values, struct {
-		__uint(type, BPF_MAP_TYPE_HASH);
-		__uint(max_entries, 1);
-		__type(key, struct service_key6);
-		__type(value, struct service);
-	});
-} services6 SEC(".maps");
-
-/* user only: the cold columns of each backend of a side, keyed by backend id */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, SIDES);
-	__type(key, __u32);
-	__array(values, struct {
-		__uint(type, BPF_MAP_TYPE_HASH);
-		__uint(max_entries, 1);
-		__type(key, __u32);
-		__type(value, struct backend_columns);
-	});
+	__type(value, struct backend_columns);
 } backend_info SEC(".maps");
 
 /*
  * user builds, prog reads: a service's lookup table, keyed by table id (service.table). A table is
- * never changed once live; a service that changes gets another id, so there are twice as many ids
- * as services. CAPACITY
+ * never changed once live, but that SLOT_UNSETTLED may be cleared; a service that changes gets
+ * another id. An mh service may have two (see service.previous), and while a configuration replaces
+ * another both are there: four ids for each service. Index 0 and every free one hold one and the
+ * same empty table. CAPACITY
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, 2 * 4096);
+	__uint(max_entries, 4 * 4096 + 1);
 	__type(key, __u32);
 	__array(values, struct {
 		__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -97,7 +88,7 @@ struct {
 /* prog adds (atomically, all CPUs), user reads: keyed by service id. CAPACITY */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 4096);
+	__uint(max_entries, 2 * 4096 + 1);
 	__type(key, __u32);
 	__type(value, struct cursor);
 } cursors SEC(".maps");
@@ -150,45 +141,55 @@ struct {
 	__type(value, struct interface);
 } interfaces SEC(".maps");
 
-/* prog writes, user reads. Flows of TCP after the handshake, and of UDP. CAPACITY */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1048576);
-	__type(key, struct flow_key4);
-	__type(value, struct flow);
-} flows4 SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1048576);
-	__type(key, struct flow_key6);
-	__type(value, struct flow);
-} flows6 SEC(".maps");
-
 /*
- * prog writes, user reads. TCP flows of which only SYNs were seen: a flood evicts its own kind.
- * CAPACITY: flows / 8
+ * prog writes, user reads (mmap): the flow table. Its first FLOW_BUCKETS are where flows belong,
+ * the SPILL_BUCKETS behind them take what does not fit. CAPACITY
  */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 131072);
-	__type(key, struct flow_key4);
-	__type(value, struct flow);
-} syns4 SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 209716 + 104858);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct bucket);
+} flows SEC(".maps");
 
+/*
+ * prog writes, user reads (mmap): where the flows of a bucket come from, keyed like flows. CAPACITY
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 131072);
-	__type(key, struct flow_key6);
-	__type(value, struct flow);
-} syns6 SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 209716 + 104858);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct origins);
+} flow_origins SEC(".maps");
+
+/*
+ * prog writes, user reads (mmap): the client of the IPv6 flow in way w of bucket b, at b * WAYS +
+ * w. CAPACITY
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WAYS * (209716 + 104858));
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct client6);
+} flow_clients6 SEC(".maps");
+
+/* prog adds, user reads: by enum eviction */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, EVICTION_COUNT);
+	__type(key, __u32);
+	__type(value, __u64);
+} evictions SEC(".maps");
 
 /* prog writes and reads: where the first fragment of a datagram went */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, FRAGMENTS);
 	__type(key, struct fragment_key);
-	__type(value, struct flow);
+	__type(value, struct entry);
 } fragments SEC(".maps");
 
 /* prog adds, user reads: packets by enum reason */
@@ -204,9 +205,6 @@ struct {
  */
 struct family {
 	bool is_ip6;
-	void *services;
-	void *flows;
-	void *syns;
 };
 
 /*
@@ -215,15 +213,15 @@ struct family {
  * name.
  */
 const struct {
-	struct service_key4 service_key4;
-	struct service_key6 service_key6;
-	struct service service;
 	struct slots slots;
 	struct backend_columns backend_info;
 	enum scheduler scheduler;
 	enum flow_state flow_state;
 	enum timeout timeout;
 	enum reason reason;
+	enum eviction eviction;
+	enum head head;
+	enum slot slot;
 } described SEC(".described");
 
 #endif

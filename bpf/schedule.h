@@ -41,39 +41,141 @@ static __always_inline bool is_hashing(const struct service *service)
 	return service->scheduler >= SCHEDULER_SH;
 }
 
-static __always_inline enum reason schedule(const struct packet *p, struct family family,
-					    const struct service *service,
-					    union target_word *target)
+/* The backend id in a slot of a lookup table, with SLOT_UNSETTLED; 0: no such slot. */
+static __always_inline __u32 slot_of(__u32 table_id, __u32 slot)
 {
-	__u32 slot, pair, table_id = service->table, id = service->id;
-	const struct backend *backend;
 	const struct slots *slots;
-	struct cursor *cursor;
+	__u32 pair = slot / 2;
 	void *table;
 
-	if (!service->slots)
-		return REASON_NO_BACKEND;
-	if (is_hashing(service)) {
-		slot = (__u64)hash_client(p, family) * service->slots >> 32;
-	} else {
-		cursor = bpf_map_lookup_elem(&cursors, &id);
-		if (!cursor)
-			return REASON_INTERNAL;
-		slot = __sync_fetch_and_add(&cursor->next, 1) % service->slots;
-	}
 	table = bpf_map_lookup_elem(&tables, &table_id);
 	if (!table)
-		return REASON_INTERNAL;
-	pair = slot / 2;
+		return 0;
 	slots = bpf_map_lookup_elem(table, &pair);
-	if (!slots)
+	return slots ? slots->backend[slot & 1] : 0;
+}
+
+static __always_inline enum reason aim(__u32 id, target_t *target)
+{
+	const struct backend *backend;
+
+	if (id == SLOT_UNSETTLED)
+		return REASON_NO_BACKEND;
+	id &= ~SLOT_UNSETTLED;
+	backend = bpf_map_lookup_elem(&backends, &id);
+	if (!id || !backend)
 		return REASON_INTERNAL;
-	target->target.backend = slots->backend[slot & 1];
-	backend = bpf_map_lookup_elem(&backends, &target->target.backend);
-	if (!backend)
-		return REASON_INTERNAL;
-	target->target.generation = *(const volatile __u32 *)&backend->generation;
+	*target = target_of(id, backend);
 	return REASON_TX;
+}
+
+static __always_inline __u32 client_slot(const struct packet *p, struct family family,
+					 const struct service *service)
+{
+	return (__u64)hash_client(p, family) * service->slots >> 32;
+}
+
+/*
+ * Flood mode: a service that gets more new TCP flows in a tick than the table bears places SYNs by
+ * the hash of their tuple and does not record them. The client's next packet has the same hash,
+ * reaches the same backend, and is recorded.
+ */
+const volatile __u32 flood_rate; /* new flows per tick and service */
+
+#define FLOOD_TICKS 4 /* it lasts for so long after the last tick that was over the rate */
+
+static __always_inline bool is_flooded(const struct cursor *cursor, __u32 now)
+{
+	return (__s32)(cursor->flood_until - now) > 0;
+}
+
+/* Whether a packet may still come whose SYN was placed in flood mode. */
+static __always_inline bool was_flooded(const struct cursor *cursor, __u32 now)
+{
+	return cursor->floods && (__s32)(cursor->flood_until + TIMEOUT_SYN - now) > 0;
+}
+
+/* Takes the next turn, and notices when turns are taken faster than the flood rate. */
+static __always_inline __u64 take_turn(struct cursor *cursor, __u32 now)
+{
+	__u64 turn = __sync_fetch_and_add(&cursor->next, 1);
+
+	if (cursor->tick != now) {
+		cursor->tick = now;
+		cursor->first = turn;
+	}
+	if (turn - cursor->first == flood_rate) {
+		if (!is_flooded(cursor, now))
+			__sync_fetch_and_add(&cursor->floods, 1);
+		cursor->flood_until = now + FLOOD_TICKS;
+	}
+	return turn;
+}
+
+/* Where a packet goes by its hash alone: in flood mode, and after it. */
+static __always_inline __u32 hashed_slot(const struct packet *p, struct family family,
+					 const struct service *service, struct flow_hash hash)
+{
+	if (is_hashing(service))
+		return client_slot(p, family, service);
+	return (__u64)hash.tag * service->slots >> 32;
+}
+
+static __always_inline __u32 next_slot(const struct packet *p, struct family family,
+				       const struct service *service, struct cursor *cursor,
+				       __u32 now)
+{
+	__u64 turn = take_turn(cursor, now);
+
+	return is_hashing(service) ? client_slot(p, family, service) : turn % service->slots;
+}
+
+/*
+ * mh: the backend of a connection that has been opened already, without a look at its flow. Sets
+ * *target where all flows of the client's slot have the slot's backend. Time alone does not settle
+ * a slot: a connection may last for days.
+ */
+static __always_inline bool is_settled(const struct packet *p, struct family family,
+				       const struct service *service, target_t *target)
+{
+	__u32 id;
+
+	if (service->scheduler != SCHEDULER_MH || !service->slots)
+		return false;
+	id = slot_of(service->table, client_slot(p, family, service));
+	return !(id & SLOT_UNSETTLED) && aim(id, target) == REASON_TX;
+}
+
+/* Whether a hash can tell the backend of a connection that no flow knows. */
+static __always_inline bool is_reckoned(const struct service *service, const struct cursor *cursor,
+					__u32 now)
+{
+	return is_hashing(service) || was_flooded(cursor, now);
+}
+
+/*
+ * Whether the hash may soon tell another backend, so that the reckoned one must be kept in mind: an
+ * mh slot that is not settled (a settled one is not asked), and what a flood has left unrecorded.
+ */
+static __always_inline bool is_moving(const struct service *service, const struct cursor *cursor,
+				      __u32 now)
+{
+	return service->scheduler == SCHEDULER_MH || was_flooded(cursor, now);
+}
+
+/* The backend of a connection that no flow knows, by its hash. */
+static __always_inline enum reason reckon(const struct packet *p, struct family family,
+					  const struct service *service, struct flow_hash hash,
+					  target_t *target)
+{
+	__u32 id = 0;
+
+	/* flows of an unsettled slot that have no entry are older than its change */
+	if (service->previous)
+		id = slot_of(service->previous, client_slot(p, family, service));
+	if (!id)
+		id = slot_of(service->table, hashed_slot(p, family, service, hash));
+	return aim(id, target);
 }
 
 #endif

@@ -35,7 +35,7 @@ enum scheduler {
 
 /* What a flow has come to, as far as the client's half of the traffic shows it. */
 enum flow_state {
-	FLOW_SYN = 1,	      /* TCP: a SYN and nothing after it (table syns4, syns6) */
+	FLOW_SYN = 1,	      /* TCP: a SYN and nothing after it */
 	FLOW_ESTABLISHED = 2, /* TCP */
 	FLOW_FIN = 3,	      /* TCP: the client has sent FIN */
 	FLOW_CLOSED = 4,      /* TCP: the client has sent RST */
@@ -88,32 +88,55 @@ enum reason {
 /* ---- Configuration: built beside the live one, published whole by one store of the epoch ---- */
 
 /*
- * The maps services4, services6 and backend_info are arrays of two inner maps, "sides". Packets use
- * side (epoch & 1); user space builds the other one and then stores epoch + 1.
+ * The maps services, service_buckets and backend_info have two sides each, one behind the other.
+ * Packets use side (epoch & 1); user space copies it to the other side, changes that, and then
+ * stores epoch + 1.
  */
 struct config {
 	__u64 epoch;
+	__u64 multiplier[2]; /* odd, of each side: see struct service_bucket */
+	__u64 tidy; /* user only: epoch + 1 if nothing is left over of any other configuration */
+	__u64 zero[4];
 };
 
-struct service_key4 {
-	__be32 address;
-	__be16 port;
-	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP */
-	__u8 zero;
+/*
+ * Services are found by a key of 64 bits: address, port and protocol of IPv4, a hash of them of
+ * IPv6. The bucket is the upper half of key times the side's multiplier, scaled to the number of
+ * buckets; user space draws a multiplier for which no bucket overflows. Key 0 is free.
+ */
+#define SERVICE_WAYS 5
+struct service_bucket {
+	__u64 key[SERVICE_WAYS];
+	__u32 service[SERVICE_WAYS]; /* index of services */
+	__u32 zero;
 };
 
-struct service_key6 {
-	__u8 address[16];
-	__be16 port;
-	__u8 protocol;
-	__u8 zero;
-};
+/* Bits of a service's key beside address (0..31) and port (32..47, as on the wire). */
+#define SERVICE_KEY_PROTOCOL_SHIFT 48
+#define SERVICE_KEY_IP4 (1ULL << 62)
+#define SERVICE_KEY_IP6 (1ULL << 63)
 
 struct service {
-	__u32 id;	 /* index of cursors; stays with the service for its life */
-	__u32 table;	 /* index of tables */
+	__u32 id;	 /* index of cursors; stays with the service for its life. 0: none */
+	__u32 table;	 /* index of tables, 0: none */
 	__u32 slots;	 /* entries of that table, 0: no backend takes new flows */
 	__u32 scheduler; /* enum scheduler */
+	__u32 previous; /* mh: table of the backends that unsettled slots had before, 0: no slot had one */
+	__u32 settles;	  /* user only; mh: tick from which on unsettled slots may settle */
+	__u8 address[16]; /* IPv4 in the first four bytes */
+	__be16 port;
+	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP */
+	__u8 family;   /* 4 or 6 */
+	__u8 zero[20];
+};
+
+/*
+ * mh: flows of this slot may have another backend, which the flow table knows, or service.previous.
+ * User space clears the bit, in place, when the last of them is gone. The bit alone: no backend
+ * takes the slot's new flows.
+ */
+enum slot {
+	SLOT_UNSETTLED = 0x80000000,
 };
 
 /* Two slots of a service's lookup table; slot i is table[i / 2].backend[i % 2]. */
@@ -183,6 +206,69 @@ struct flow_key6 {
 	__be16 vip_port;
 	__u8 protocol;
 	__u8 zero[3];
+} __attribute__((aligned(8)));
+
+/*
+ * Which backend, and which life of it: the backend's id in the lower 24 bits, the lower 8 bits of
+ * its generation above them. 0: none, since no backend has id 0.
+ */
+typedef __u32 target_t;
+
+/*
+ * What the packet path knows of a flow: one word, so that no packet sees half of it. All zero:
+ * free.
+ */
+struct entry {
+	target_t target;
+	__u8 state; /* enum flow_state */
+	__u8 check; /* of the flow's hash, as a second tag */
+	__u16 seen; /* lower 16 bits of the tick of the last packet */
+} __attribute__((aligned(8)));
+
+/*
+ * Flows whose hash selects the same bucket: one cache line. The tag is written before its entry and
+ * under the lock; a packet that finds its flow needs no lock and usually writes nothing.
+ */
+#define WAYS 5
+struct bucket {
+	struct entry entry[WAYS];
+	__u32 tag[WAYS];
+	__u32 head; /* enum head */
+};
+
+enum head {
+	HEAD_TICK = 0xffff,
+	HEAD_SPILLED = 0x10000,
+	HEAD_LOCKED = 0x20000,
+};
+
+/*
+ * Where the flows of a bucket come from, for people: written once when a flow is recorded. VIP and
+ * protocol are those of its backend's service.
+ */
+struct origin {
+	__be32 client; /* IPv4 */
+	__be16 client_port;
+	__be16 vip_port;
+};
+
+struct origins {
+	struct origin origin[WAYS];
+	__u64 zero[3];
+};
+
+/* The client of an IPv6 flow. */
+struct client6 {
+	__u8 address[16];
+};
+
+/* How room was made for a new flow; index of the map "evictions". */
+enum eviction {
+	EVICTION_EXPIRED,   /* a flow idle for longer than its timeout, or whose backend is gone */
+	EVICTION_EMBRYONIC, /* a SYN and nothing after it */
+	EVICTION_SPILLED,   /* none: the new flow went to the second part of the table */
+	EVICTION_ESTABLISHED, /* a live flow, because nothing else would do */
+	EVICTION_COUNT,
 };
 
 /* The fragments of one datagram; IPv4 addresses in the first four bytes. */
@@ -195,18 +281,6 @@ struct fragment_key {
 	__u8 zero[2];
 };
 
-/* Which backend, and which life of it: one word. */
-struct target {
-	__u32 backend;
-	__u32 generation;
-} __attribute__((aligned(8)));
-
-struct flow {
-	struct target target; /* word 0 */
-	__u32 seen;	      /* tick of the last packet */
-	__u32 state;	      /* enum flow_state */
-};
-
 /* ---- Counters and state per service ---- */
 
 /* Per backend and CPU. bytes are IP bytes, as LVS counts them: no Ethernet header. */
@@ -216,24 +290,35 @@ struct counters {
 	__u64 bytes;
 };
 
-/* The next position of rr and wrr, shared by all CPUs; a cache line of its own. */
+/* What all CPUs share of a service; a cache line of its own. */
 struct cursor {
-	__u64 next;
-	__u64 zero[7];
+	__u64 next;  /* turns taken: position of rr and wrr, and new flows of every scheduler */
+	__u64 first; /* the turn with which the current tick began */
+	__u32 tick;  /* that tick */
+	__u32 flood_until; /* tick; until then the service is in flood mode */
+	__u32 floods;	   /* times that it entered flood mode */
+	__u32 zero[9];
 };
 
-/* Says what the pins are. */
+/* Says what the pins are, and what the program was given before it was loaded. */
+#define HASH_KEYS 12
 struct meta {
 	enum schema schema; /* of the program that created them */
-	__u32 zero;
+	__u32 flows;	    /* capacities */
+	__u32 services;
+	__u32 backends;
+	__u32 flow_buckets;
+	__u32 spill_buckets;
+	__u32 service_buckets_per_side;
+	__u32 flood_rate;
+	__u64 hash_keys[HASH_KEYS];
 };
 
 #define ASSERT_SIZE(type, size) \
 	_Static_assert(sizeof(type) == (size), #type " is not " #size " bytes")
-ASSERT_SIZE(struct config, 8);
-ASSERT_SIZE(struct service_key4, 8);
-ASSERT_SIZE(struct service_key6, 20);
-ASSERT_SIZE(struct service, 16);
+ASSERT_SIZE(struct config, 64);
+ASSERT_SIZE(struct service_bucket, 64);
+ASSERT_SIZE(struct service, 64);
 ASSERT_SIZE(struct slots, 8);
 ASSERT_SIZE(struct backend_columns, 32);
 ASSERT_SIZE(struct next_hop, 8);
@@ -243,10 +328,12 @@ ASSERT_SIZE(struct interface, 8);
 ASSERT_SIZE(struct flow_key4, 16);
 ASSERT_SIZE(struct flow_key6, 40);
 ASSERT_SIZE(struct fragment_key, 40);
-ASSERT_SIZE(struct target, 8);
-ASSERT_SIZE(struct flow, 16);
+ASSERT_SIZE(struct entry, 8);
+ASSERT_SIZE(struct bucket, 64);
+ASSERT_SIZE(struct origins, 64);
+ASSERT_SIZE(struct client6, 16);
 ASSERT_SIZE(struct counters, 24);
 ASSERT_SIZE(struct cursor, 64);
-ASSERT_SIZE(struct meta, 8);
+ASSERT_SIZE(struct meta, 128);
 
 #endif

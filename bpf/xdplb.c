@@ -19,156 +19,175 @@
 #include "count.h"
 #include "forward.h"
 
-static __always_inline const struct service *find_service(struct family family, const void *key)
+const volatile __u32 service_buckets_per_side;
+
+static __always_inline bool is_service6(const struct service *service, const struct flow_key6 *key)
 {
+	const __u64 *a = (const __u64 *)service->address, *b = (const __u64 *)key->vip;
+
+	return a[0] == b[0] && a[1] == b[1] && service->port == key->vip_port &&
+	       service->protocol == key->protocol;
+}
+
+static __always_inline __u64 service_key4(const struct flow_key4 *key)
+{
+	return SERVICE_KEY_IP4 | (__u64)key->protocol << SERVICE_KEY_PROTOCOL_SHIFT |
+	       (__u64)key->vip_port << 32 | key->vip;
+}
+
+static __always_inline __u64 service_key6(const struct flow_key6 *key)
+{
+	const __u64 *vip = (const __u64 *)key->vip;
+
+	return SERVICE_KEY_IP6 |
+	       mix(mix(vip[0] ^ ((__u64)key->protocol << 16 | key->vip_port)) ^ vip[1]) >> 1;
+}
+
+static __always_inline const struct service *find_service(const struct packet *p,
+							  struct family family)
+{
+	__u64 key = family.is_ip6 ? service_key6(&p->key6) : service_key4(&p->key4);
+	const struct service_bucket *bucket;
+	const struct service *service;
 	const struct config *live;
-	__u32 zero = 0, side;
-	void *services;
+	__u32 zero = 0, side, index = 0;
 
 	live = bpf_map_lookup_elem(&config, &zero);
 	if (!live)
 		return NULL;
 	side = *(const volatile __u64 *)&live->epoch & 1;
-	services = bpf_map_lookup_elem(family.services, &side);
-	if (!services)
+	index = side * service_buckets_per_side +
+		((key * live->multiplier[side] >> 32) * service_buckets_per_side >> 32);
+	bucket = bpf_map_lookup_elem(&service_buckets, &index);
+	if (!bucket)
 		return NULL;
-	return bpf_map_lookup_elem(services, key);
+#pragma unroll
+	for (int way = 0; way < SERVICE_WAYS; way++) {
+		if (bucket->key[way] != key)
+			continue;
+		index = bucket->service[way];
+		service = bpf_map_lookup_elem(&services, &index);
+		if (!service || (family.is_ip6 && !is_service6(service, &p->key6)))
+			return NULL;
+		return service;
+	}
+	return NULL;
 }
 
 /*
- * A TCP packet that no flow knows: a SYN seen before, or the end of a handshake. Sets target on
- * success.
+ * Schedules a packet that no flow knows, and records its flow. known: one did, but it is over or
+ * its backend is gone.
+ *
+ * A connection whose backend the hash finds again and again is not recorded by a packet from its
+ * middle: nobody can fill the table with those.
  */
-static __always_inline bool find_syn(const struct packet *p, struct family family, const void *key,
-				     __u32 now, union target_word *target, bool *stale)
-{
-	struct flow *syn = bpf_map_lookup_elem(family.syns, key);
-	__u32 state = state_of(p, IPPROTO_TCP);
-
-	if (!syn)
-		return false;
-	if (!follows(p, syn, now)) {
-		*stale = true;
-		return false;
-	}
-	*target = load_target(syn);
-	if (is_opening(p)) {
-		touch(syn, state, now);
-		return true;
-	}
-	if (record(family.flows, key, target, state, now) >= 0)
-		bpf_map_delete_elem(family.syns, key);
-	return true;
-}
-
-/* Schedules a new flow and records it. */
 static __always_inline enum reason open_flow(const struct packet *p, struct family family,
-					     const struct service *service, const void *key,
-					     __u8 protocol, __u32 now, union target_word *target)
+					     const struct service *service, struct cursor *cursor,
+					     struct flow_hash hash, bool known, __u32 state,
+					     __u32 now, target_t *target)
 {
-	enum reason reason = schedule(p, family, service, target);
-	__u32 state = state_of(p, protocol);
+	bool opens = state == FLOW_SYN || state == FLOW_UDP || known;
+	enum reason reason;
 	int ours;
 
-	if (reason)
+	if (!is_addressed_to_us(p))
+		return REASON_OTHER_HOST;
+	if (!opens && !is_reckoned(service, cursor, now))
+		return REASON_NO_CONNECTION;
+	if (!service->slots)
+		return REASON_NO_BACKEND;
+	if (opens)
+		reason = aim(slot_of(service->table, next_slot(p, family, service, cursor, now)),
+			     target);
+	else
+		reason = reckon(p, family, service, hash, target);
+	if (reason || !(opens || is_moving(service, cursor, now)))
 		return reason;
-	if (state == FLOW_SYN) {
-		bpf_map_delete_elem(family.flows, key); /* of a connection that has ended */
-		ours = record(family.syns, key, target, state, now);
-	} else {
-		ours = record(family.flows, key, target, state, now);
-	}
+	ours = record_flow(p, family, hash, state, now, target);
 	if (ours < 0)
 		return REASON_FLOW_TABLE_FULL;
 	if (ours)
-		count_connection(target->target.backend);
+		count_connection(target_id(*target));
 	return REASON_TX;
 }
 
 static __always_inline enum reason place(const struct packet *p, struct family family,
-					 const void *key, const void *service_key, __u8 protocol,
-					 union target_word *target)
+					 target_t *target)
 {
-	struct flow *flow = bpf_map_lookup_elem(family.flows, key);
-	bool stale = flow != NULL;
-	const struct service *service;
-	__u32 now = now_ticks();
+	const struct service *service = find_service(p, family);
+	__u8 protocol = family.is_ip6 ? p->key6.protocol : p->key4.protocol;
+	__u32 now = now_ticks(), state = state_of(p, protocol);
+	struct flow_hash hash;
+	struct cursor *cursor;
+	struct flow flow;
+	__u32 id;
 
-	if (flow && follows(p, flow, now)) {
-		*target = load_target(flow);
-		touch(flow, state_of(p, protocol), now);
-		return REASON_TX;
-	}
-	service = find_service(family, service_key);
 	if (!service)
 		return REASON_NO_SERVICE;
-	if (!is_addressed_to_us(p))
-		return REASON_OTHER_HOST;
-	if (protocol == IPPROTO_TCP) {
-		if (find_syn(p, family, key, now, target, &stale))
-			return REASON_TX;
+	if (state != FLOW_SYN && state != FLOW_UDP && is_settled(p, family, service, target))
+		return REASON_TX;
+	hash = family.is_ip6 ? hash_flow6(&p->key6) : hash_flow4(&p->key4);
+	id = service->id;
+	cursor = bpf_map_lookup_elem(&cursors, &id);
+	if (!cursor)
+		return REASON_INTERNAL;
+	if (state == FLOW_SYN && is_flooded(cursor, now) && service->slots) {
+		id = slot_of(service->table, hashed_slot(p, family, service, hash));
 		/*
-		 * A hash finds the backend that another director chose; a turn would be a wrong
-		 * guess.
+		 * what is not recorded of an unsettled slot would be reckoned to its previous
+		 * backend
 		 */
-		if (!is_opening(p) && !stale && !is_hashing(service))
-			return REASON_NO_CONNECTION;
+		if (!(id & SLOT_UNSETTLED)) {
+			take_turn(cursor, now);
+			return aim(id, target);
+		}
 	}
-	return open_flow(p, family, service, key, protocol, now, target);
-}
-
-static __always_inline enum reason place_own(const struct packet *p, struct family family,
-					     union target_word *target)
-{
-	struct service_key4 key4 = {
-		.address = p->key4.vip,
-		.port = p->key4.vip_port,
-		.protocol = p->key4.protocol,
-	};
-	struct service_key6 key6 = {
-		.port = p->key6.vip_port,
-		.protocol = p->key6.protocol,
-	};
-
-	if (!family.is_ip6)
-		return place(p, family, &p->key4, &key4, p->key4.protocol, target);
-	__builtin_memcpy(key6.address, p->key6.vip, sizeof(key6.address));
-	return place(p, family, &p->key6, &key6, p->key6.protocol, target);
+	if (state == FLOW_SYN)
+		expect_flow(hash);
+	flow = find_flow(hash, now);
+	if (flow.bucket && follows(p, flow.was.entry, now)) {
+		*target = flow.was.entry.target;
+		touch_flow(&flow, state, now);
+		return REASON_TX;
+	}
+	return open_flow(p, family, service, cursor, hash, flow.bucket != NULL, state, now, target);
 }
 
 /* An ICMP error goes where the flow goes that it quotes. It is no sign of life of that flow. */
 static __always_inline enum reason place_quoted(const struct packet *p, struct family family,
-						union target_word *target)
+						target_t *target)
 {
-	const void *key = family.is_ip6 ? (const void *)&p->key6 : &p->key4;
-	const struct flow *flow = bpf_map_lookup_elem(family.flows, key);
+	struct flow_hash hash = family.is_ip6 ? hash_flow6(&p->key6) : hash_flow4(&p->key4);
+	struct flow flow = find_flow(hash, now_ticks());
 
-	if (!flow)
-		flow = bpf_map_lookup_elem(family.syns, key);
-	if (!flow)
+	if (!flow.bucket || !is_current(flow.was.entry.target))
 		return REASON_ICMP_UNMATCHED;
-	*target = load_target(flow);
-	return is_current(target->target) ? REASON_TX : REASON_ICMP_UNMATCHED;
+	*target = flow.was.entry.target;
+	return REASON_TX;
 }
 
-static __always_inline enum reason place_fragment(const struct packet *p, union target_word *target)
+static __always_inline enum reason place_fragment(const struct packet *p, target_t *target)
 {
-	const struct flow *first = bpf_map_lookup_elem(&fragments, &p->fragment);
+	const struct entry *first = bpf_map_lookup_elem(&fragments, &p->fragment);
+	union entry_word was;
 
-	if (!first || is_expired(first, now_ticks()))
+	if (!first)
 		return REASON_FRAGMENT_UNMATCHED;
-	*target = load_target(first);
-	return is_current(target->target) ? REASON_TX : REASON_FRAGMENT_UNMATCHED;
+	was.word = load_word(first);
+	if (is_expired(was.entry, now_ticks()) || !is_current(was.entry.target))
+		return REASON_FRAGMENT_UNMATCHED;
+	*target = was.entry.target;
+	return REASON_TX;
 }
 
 static __always_inline enum reason deliver(struct packet *p, struct family family)
 {
-	union target_word target = {};
+	target_t target = 0;
 	enum reason reason;
 
 	switch (p->kind) {
 	case KIND_FLOW:
-		reason = place_own(p, family, &target);
+		reason = place(p, family, &target);
 		break;
 	case KIND_QUOTED:
 		reason = place_quoted(p, family, &target);
@@ -180,13 +199,13 @@ static __always_inline enum reason deliver(struct packet *p, struct family famil
 		return reason;
 	if (p->first_fragment)
 		record_fragment(p, target);
-	return forward(p, family, target.target.backend);
+	return forward(p, family, target_id(target));
 }
 
 static __always_inline enum reason walk(struct xdp_md *ctx)
 {
-	const struct family ip4 = { false, &services4, &flows4, &syns4 };
-	const struct family ip6 = { true, &services6, &flows6, &syns6 };
+	const struct family ip4 = { .is_ip6 = false };
+	const struct family ip6 = { .is_ip6 = true };
 	struct reader at = {
 		.pos = (void *)(long)ctx->data,
 		.end = (void *)(long)ctx->data_end,

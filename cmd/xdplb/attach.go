@@ -27,7 +27,7 @@ Attach each interface that receives packets for a VIP and each that leads to bac
 mode, detach it first.`,
 		Example: `  xdplb attach eth0
   xdplb attach eth0 --mode native          # rather fail than be slow
-  xdplb attach eth0 --flows 4194304        # room for 4 million connections of each IP version`,
+  xdplb attach eth0 --flows 4194304        # room for 4 million connections`,
 		Args:              takes("INTERFACE"),
 		ValidArgsFunction: env.completeHostInterfaces(),
 		RunE: env.action(func(args []string) error {
@@ -52,7 +52,7 @@ mode, detach it first.`,
 	size := func(to *uint32, name string, standard uint32, what string) {
 		flags.Uint32Var(to, name, 0, fmt.Sprintf("room for `N` %s (default %d at the first attach)", what, standard))
 	}
-	size(&capacity.Flows, "flows", datapath.DefaultCapacity.Flows, "connections of each IP version")
+	size(&capacity.Flows, "flows", datapath.DefaultCapacity.Flows, "connections")
 	size(&capacity.Services, "services", datapath.DefaultCapacity.Services, "services")
 	size(&capacity.Backends, "backends", datapath.DefaultCapacity.Backends, "backends of all services")
 	completeFlag(cmd, "mode", cobra.FixedCompletions([]string{"auto", "native", "generic"}, cobra.ShellCompDirectiveNoFileComp))

@@ -54,8 +54,37 @@ type statusView struct {
 	BackendsLimit uint32          `json:"backends_limit"`
 	FlowsLimit    uint32          `json:"flows_limit"`
 	MemoryBytes   uint64          `json:"memory_bytes"`
+	Flows         flowsView       `json:"flows"`
 	Maps          []mapView       `json:"maps"`
 	Reasons       []reasonView    `json:"reasons"`
+}
+
+// flowsView is how full the flow table is, and how new flows found room in it.
+type flowsView struct {
+	Live      int           `json:"live"`
+	Expired   int           `json:"expired"`
+	Evictions evictionsView `json:"evictions"`
+	FloodRate uint32        `json:"flood_rate"` // new connections in a tick (1.07 s) and service
+	Floods    uint64        `json:"floods"`
+	Flooded   []string      `json:"flooded"` // services that are in flood mode now
+}
+
+type evictionsView struct {
+	Expired     uint64 `json:"expired"`
+	Embryonic   uint64 `json:"embryonic"`
+	Spilled     uint64 `json:"spilled"`
+	Established uint64 `json:"established"`
+}
+
+func newFlowsView(f datapath.FlowStatus) flowsView {
+	view := flowsView{
+		Live: f.Live, Expired: f.Expired, Evictions: evictionsView(f.Evictions),
+		FloodRate: f.FloodRate, Floods: f.Floods, Flooded: []string{},
+	}
+	for _, service := range f.Flooded {
+		view.Flooded = append(view.Flooded, service.String())
+	}
+	return view
 }
 
 type interfaceView struct {
@@ -129,6 +158,7 @@ func newStatusView(pinDir string, status datapath.Status, state lb.State, attach
 		BackendsLimit: status.Capacity.Backends,
 		FlowsLimit:    status.Capacity.Flows,
 		MemoryBytes:   status.Memory,
+		Flows:         newFlowsView(status.Flows),
 	}
 	for _, s := range state.Services {
 		view.Backends += len(s.Backends)
@@ -157,6 +187,7 @@ func (v statusView) print(env *environment) error {
 		{"Interfaces", v.interfaceRows()},
 		{"Program", v.programRows()},
 		{"Maps", v.mapRows()},
+		{"Connections", v.flowRows()},
 		{"Packets", v.reasonRows()},
 	}
 	for i, section := range sections {
@@ -206,6 +237,21 @@ func (v statusView) programRows() [][]string {
 		{"services", count(v.Services, v.ServicesLimit)},
 		{"backends", count(v.Backends, v.BackendsLimit)},
 		{"memory", size(v.MemoryBytes)},
+	}
+}
+
+func (v statusView) flowRows() [][]string {
+	f, e := v.Flows, v.Flows.Evictions
+	floods := fmt.Sprintf("%d so far; above %d new connections of a service in a second", f.Floods, f.FloodRate)
+	if len(f.Flooded) > 0 {
+		floods += "; now: " + strings.Join(f.Flooded, ", ")
+	}
+	return [][]string{
+		{"live", fmt.Sprintf("%d, room for %d", f.Live, v.FlowsLimit)},
+		{"expired", fmt.Sprintf("%d, not swept yet", f.Expired)},
+		{"evicted", fmt.Sprintf("%d live, %d half-open, %d expired", e.Established, e.Embryonic, e.Expired)},
+		{"spilled", fmt.Sprint(e.Spilled)},
+		{"floods", floods},
 	}
 }
 

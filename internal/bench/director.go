@@ -5,6 +5,7 @@ package bench
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -190,6 +191,13 @@ func (d *Director) loadDriven() error {
 	spec, err := loadDriven()
 	if err != nil {
 		return err
+	}
+	if err := datapath.Prepare(d.pinDir, spec); err != nil {
+		return err
+	}
+	// A new flow with every packet would be a flood, and would be placed without being recorded.
+	if err := spec.Variables["flood_rate"].Set(uint32(math.MaxUint32)); err != nil {
+		return fmt.Errorf("switching flood mode off: %w", err)
 	}
 	delete(spec.Programs, "xdplb") // without the driver it is the attached one
 	pinned := make(map[string]*ebpf.Map)

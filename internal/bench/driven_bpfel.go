@@ -24,9 +24,35 @@ type drivenBackend struct {
 	InUse      uint32
 }
 
-type drivenConfig struct {
+type drivenBackendColumns struct {
+	_         structs.HostLayout
+	Address   [16]uint8
+	Service   uint32
+	Weight    uint32
+	Family    uint8
+	StaticHop uint8
+	Listed    uint8
+	Zero      [5]uint8
+}
+
+type drivenBucket struct {
 	_     structs.HostLayout
-	Epoch uint64
+	Entry [5]drivenEntry
+	Tag   [5]uint32
+	Head  uint32
+}
+
+type drivenClient6 struct {
+	_       structs.HostLayout
+	Address [16]uint8
+}
+
+type drivenConfig struct {
+	_          structs.HostLayout
+	Epoch      uint64
+	Multiplier [2]uint64
+	Tidy       uint64
+	Zero       [4]uint64
 }
 
 type drivenCounters struct {
@@ -37,9 +63,13 @@ type drivenCounters struct {
 }
 
 type drivenCursor struct {
-	_    structs.HostLayout
-	Next uint64
-	Zero [7]uint64
+	_          structs.HostLayout
+	Next       uint64
+	First      uint64
+	Tick       uint32
+	FloodUntil uint32
+	Floods     uint32
+	Zero       [9]uint32
 }
 
 type drivenEgress struct {
@@ -50,35 +80,12 @@ type drivenEgress struct {
 	Mtu     uint32
 }
 
-type drivenFlow struct {
+type drivenEntry struct {
 	_      structs.HostLayout
-	Target struct {
-		_          structs.HostLayout
-		Backend    uint32
-		Generation uint32
-	}
-	Seen  uint32
-	State uint32
-}
-
-type drivenFlowKey4 struct {
-	_          structs.HostLayout
-	Client     uint32
-	Vip        uint32
-	ClientPort uint16
-	VipPort    uint16
-	Protocol   uint8
-	Zero       [3]uint8
-}
-
-type drivenFlowKey6 struct {
-	_          structs.HostLayout
-	Client     [16]uint8
-	Vip        [16]uint8
-	ClientPort uint16
-	VipPort    uint16
-	Protocol   uint8
-	Zero       [3]uint8
+	Target uint32
+	State  uint8
+	Check  uint8
+	Seen   uint16
 }
 
 type drivenFragmentKey struct {
@@ -117,36 +124,81 @@ type drivenKnobs struct {
 }
 
 type drivenMeta struct {
+	_                     structs.HostLayout
+	Schema                uint32
+	Flows                 uint32
+	Services              uint32
+	Backends              uint32
+	FlowBuckets           uint32
+	SpillBuckets          uint32
+	ServiceBucketsPerSide uint32
+	FloodRate             uint32
+	HashKeys              [12]uint64
+}
+
+type drivenOrigins struct {
 	_      structs.HostLayout
-	Schema uint32
-	Zero   uint32
+	Origin [5]struct {
+		_          structs.HostLayout
+		Client     uint32
+		ClientPort uint16
+		VipPort    uint16
+	}
+	Zero [3]uint64
+}
+
+type drivenService struct {
+	_         structs.HostLayout
+	Id        uint32
+	Table     uint32
+	Slots     uint32
+	Scheduler uint32
+	Previous  uint32
+	Settles   uint32
+	Address   [16]uint8
+	Port      uint16
+	Protocol  uint8
+	Family    uint8
+	Zero      [20]uint8
+}
+
+type drivenServiceBucket struct {
+	_       structs.HostLayout
+	Key     [5]uint64
+	Service [5]uint32
+	Zero    uint32
 }
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	drivenMapBackendCounters = "backend_counters"
-	drivenMapBackendInfo     = "backend_info"
-	drivenMapBackends        = "backends"
-	drivenMapConfig          = "config"
-	drivenMapCursors         = "cursors"
-	drivenMapEgresses        = "egresses"
-	drivenMapFlows4          = "flows4"
-	drivenMapFlows6          = "flows6"
-	drivenMapFragments       = "fragments"
-	drivenMapInterfaces      = "interfaces"
-	drivenMapMeta            = "meta"
-	drivenMapReasons         = "reasons"
-	drivenMapRetiredCounters = "retired_counters"
-	drivenMapServices4       = "services4"
-	drivenMapServices6       = "services6"
-	drivenMapSyns4           = "syns4"
-	drivenMapSyns6           = "syns6"
-	drivenMapTables          = "tables"
-	drivenProgDrivenXdplb    = "driven_xdplb"
-	drivenProgXdplb          = "xdplb"
-	drivenVarDriver          = "driver"
+	drivenMapBackendCounters       = "backend_counters"
+	drivenMapBackendInfo           = "backend_info"
+	drivenMapBackends              = "backends"
+	drivenMapConfig                = "config"
+	drivenMapCursors               = "cursors"
+	drivenMapEgresses              = "egresses"
+	drivenMapEvictions             = "evictions"
+	drivenMapFlowClients6          = "flow_clients6"
+	drivenMapFlowOrigins           = "flow_origins"
+	drivenMapFlows                 = "flows"
+	drivenMapFragments             = "fragments"
+	drivenMapInterfaces            = "interfaces"
+	drivenMapMeta                  = "meta"
+	drivenMapReasons               = "reasons"
+	drivenMapRetiredCounters       = "retired_counters"
+	drivenMapServiceBuckets        = "service_buckets"
+	drivenMapServices              = "services"
+	drivenMapTables                = "tables"
+	drivenProgDrivenXdplb          = "driven_xdplb"
+	drivenProgXdplb                = "xdplb"
+	drivenVarDriver                = "driver"
+	drivenVarFloodRate             = "flood_rate"
+	drivenVarFlowBuckets           = "flow_buckets"
+	drivenVarHashKeys              = "hash_keys"
+	drivenVarServiceBucketsPerSide = "service_buckets_per_side"
+	drivenVarSpillBuckets          = "spill_buckets"
 )
 
 // loadDriven returns the embedded CollectionSpec for driven.
@@ -205,17 +257,17 @@ type drivenMapSpecs struct {
 	Config          *ebpf.MapSpec `ebpf:"config"`
 	Cursors         *ebpf.MapSpec `ebpf:"cursors"`
 	Egresses        *ebpf.MapSpec `ebpf:"egresses"`
-	Flows4          *ebpf.MapSpec `ebpf:"flows4"`
-	Flows6          *ebpf.MapSpec `ebpf:"flows6"`
+	Evictions       *ebpf.MapSpec `ebpf:"evictions"`
+	FlowClients6    *ebpf.MapSpec `ebpf:"flow_clients6"`
+	FlowOrigins     *ebpf.MapSpec `ebpf:"flow_origins"`
+	Flows           *ebpf.MapSpec `ebpf:"flows"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	RetiredCounters *ebpf.MapSpec `ebpf:"retired_counters"`
-	Services4       *ebpf.MapSpec `ebpf:"services4"`
-	Services6       *ebpf.MapSpec `ebpf:"services6"`
-	Syns4           *ebpf.MapSpec `ebpf:"syns4"`
-	Syns6           *ebpf.MapSpec `ebpf:"syns6"`
+	ServiceBuckets  *ebpf.MapSpec `ebpf:"service_buckets"`
+	Services        *ebpf.MapSpec `ebpf:"services"`
 	Tables          *ebpf.MapSpec `ebpf:"tables"`
 }
 
@@ -223,7 +275,12 @@ type drivenMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type drivenVariableSpecs struct {
-	Driver *ebpf.VariableSpec `ebpf:"driver"`
+	Driver                *ebpf.VariableSpec `ebpf:"driver"`
+	FloodRate             *ebpf.VariableSpec `ebpf:"flood_rate"`
+	FlowBuckets           *ebpf.VariableSpec `ebpf:"flow_buckets"`
+	HashKeys              *ebpf.VariableSpec `ebpf:"hash_keys"`
+	ServiceBucketsPerSide *ebpf.VariableSpec `ebpf:"service_buckets_per_side"`
+	SpillBuckets          *ebpf.VariableSpec `ebpf:"spill_buckets"`
 }
 
 // drivenObjects contains all objects after they have been loaded into the kernel.
@@ -252,17 +309,17 @@ type drivenMaps struct {
 	Config          *ebpf.Map `ebpf:"config"`
 	Cursors         *ebpf.Map `ebpf:"cursors"`
 	Egresses        *ebpf.Map `ebpf:"egresses"`
-	Flows4          *ebpf.Map `ebpf:"flows4"`
-	Flows6          *ebpf.Map `ebpf:"flows6"`
+	Evictions       *ebpf.Map `ebpf:"evictions"`
+	FlowClients6    *ebpf.Map `ebpf:"flow_clients6"`
+	FlowOrigins     *ebpf.Map `ebpf:"flow_origins"`
+	Flows           *ebpf.Map `ebpf:"flows"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	Meta            *ebpf.Map `ebpf:"meta"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	RetiredCounters *ebpf.Map `ebpf:"retired_counters"`
-	Services4       *ebpf.Map `ebpf:"services4"`
-	Services6       *ebpf.Map `ebpf:"services6"`
-	Syns4           *ebpf.Map `ebpf:"syns4"`
-	Syns6           *ebpf.Map `ebpf:"syns6"`
+	ServiceBuckets  *ebpf.Map `ebpf:"service_buckets"`
+	Services        *ebpf.Map `ebpf:"services"`
 	Tables          *ebpf.Map `ebpf:"tables"`
 }
 
@@ -274,17 +331,17 @@ func (m *drivenMaps) Close() error {
 		m.Config,
 		m.Cursors,
 		m.Egresses,
-		m.Flows4,
-		m.Flows6,
+		m.Evictions,
+		m.FlowClients6,
+		m.FlowOrigins,
+		m.Flows,
 		m.Fragments,
 		m.Interfaces,
 		m.Meta,
 		m.Reasons,
 		m.RetiredCounters,
-		m.Services4,
-		m.Services6,
-		m.Syns4,
-		m.Syns6,
+		m.ServiceBuckets,
+		m.Services,
 		m.Tables,
 	)
 }
@@ -293,7 +350,12 @@ func (m *drivenMaps) Close() error {
 //
 // It can be passed to loadDrivenObjects or ebpf.CollectionSpec.LoadAndAssign.
 type drivenVariables struct {
-	Driver *ebpf.Variable `ebpf:"driver"`
+	Driver                *ebpf.Variable `ebpf:"driver"`
+	FloodRate             *ebpf.Variable `ebpf:"flood_rate"`
+	FlowBuckets           *ebpf.Variable `ebpf:"flow_buckets"`
+	HashKeys              *ebpf.Variable `ebpf:"hash_keys"`
+	ServiceBucketsPerSide *ebpf.Variable `ebpf:"service_buckets_per_side"`
+	SpillBuckets          *ebpf.Variable `ebpf:"spill_buckets"`
 }
 
 // drivenPrograms contains all programs after they have been loaded into the kernel.

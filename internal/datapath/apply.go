@@ -3,17 +3,20 @@
 package datapath
 
 import (
+	"errors"
 	"fmt"
-	"maps"
-	"runtime"
 	"slices"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sync/errgroup"
 )
 
-// tableBatch is how many lookup tables are put in by one system call. Each is an open file until it is in.
-const tableBatch = 256
+// Lookup tables are put in by batches, several at a time. Each table is an open file until it is in, and each batch
+// waits for a grace period; before Linux 6.8, for one per table.
+const (
+	tableBatch   = 64
+	tableBatches = 8
+)
 
 // step is a part of a change, after which the process may die without harm.
 type step struct {
@@ -41,6 +44,7 @@ func run(steps []step, after func(step string) error) error {
 // steps lists what makes a layout the live configuration. The cleanup of what it replaces follows.
 func (l *layout) steps(d *Datapath) []step {
 	steps := []step{
+		{"announcing", func() error { d.config.store(configTidy, 0); return nil }},
 		{"filling new words", func() error { return l.fillWords(d) }},
 	}
 	if l.newSide {
@@ -48,7 +52,7 @@ func (l *layout) steps(d *Datapath) []step {
 	}
 	steps = append(steps, step{"changing next hops", func() error { return storeHops(d, l.gained) }})
 	if l.newSide {
-		steps = append(steps, step{"publishing", func() error { d.config.store(0, l.next.epoch); return nil }})
+		steps = append(steps, step{"publishing", func() error { d.config.store(configEpoch, l.next.epoch); return nil }})
 	}
 	if len(l.lost) > 0 {
 		// Packets of the old side may still choose these backends.
@@ -63,9 +67,11 @@ func (l *layout) fillWords(d *Datapath) error {
 	for index, egress := range l.egresses {
 		d.egresses.put(uint32(index), egress)
 	}
-	ids := make([]uint32, len(l.newBackends))
-	for i, b := range l.newBackends {
-		ids[i] = b.id
+	var ids []uint32 // that had a backend before; the counters of the others are zero yet
+	for _, b := range l.newBackends {
+		if d.backends.get(b.id).Generation > 0 {
+			ids = append(ids, b.id)
+		}
 	}
 	if err := zeroPerCPU[xdplbCounters](d.maps.BackendCounters, ids); err != nil {
 		return fmt.Errorf("zeroing the counters of new backends: %w", err)
@@ -107,101 +113,56 @@ func zeroPerCPU[V any](m *ebpf.Map, keys []uint32) error {
 	return nil
 }
 
-// build puts the lookup tables and the inner maps of the other side in. Each put waits for a grace period, so they go
-// side by side.
+// build puts the lookup tables in, and writes the other side, which nobody reads and which is empty.
 func (l *layout) build(d *Datapath) error {
 	var group errgroup.Group
-	group.Go(func() error { return l.buildTables(d) })
-	group.Go(func() error { return l.buildServices(d) })
-	group.Go(func() error { return l.buildBackendInfo(d) })
+	group.Go(func() error { return d.buildTables(l.tables) })
+	to := side(l.next.epoch)
+	services, info := d.services.side(to), d.info.side(to)
+	for i, s := range l.next.list {
+		services[i] = s.xdplbService
+		for _, b := range s.backends {
+			info[b.id] = b.columns(s.Id)
+		}
+	}
+	l.directory.write(d.serviceBuckets.side(to), to*uint32(len(services)))
+	d.config.store(configMultiplier+int(to), l.directory.multiplier)
 	return group.Wait()
 }
 
-func (l *layout) buildTables(d *Datapath) error {
+func (d *Datapath) buildTables(tables []*table) error {
 	var group errgroup.Group
-	group.SetLimit(2) // one batch is filled while another waits
-	for batch := range slices.Chunk(l.tables, tableBatch) {
-		group.Go(func() error { return buildBatch(d, batch) })
+	group.SetLimit(tableBatches)
+	for batch := range slices.Chunk(tables, tableBatch) {
+		group.Go(func() error { return d.buildBatch(batch) })
 	}
 	return group.Wait()
 }
 
-func buildBatch(d *Datapath, batch []*table) error {
+func (d *Datapath) buildBatch(batch []*table) (err error) {
 	ids, inner := make([]uint32, len(batch)), make([]*ebpf.Map, len(batch))
 	defer func() {
 		for _, m := range inner {
 			m.Close()
 		}
 	}()
-	var group errgroup.Group
-	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i, t := range batch {
 		ids[i] = t.id
-		group.Go(func() (err error) {
-			inner[i], err = t.build(d.specs.Tables)
+		if inner[i], err = t.build(d.specs.Tables); err != nil {
 			return err
-		})
+		}
 	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	files := make([]uint32, len(batch))
+	return d.putTables(ids, inner)
+}
+
+// putTables puts inner maps in by one system call. When it returns, no packet uses those that were there before.
+func (d *Datapath) putTables(ids []uint32, inner []*ebpf.Map) error {
+	files := make([]uint32, len(inner))
 	for i, m := range inner {
 		files[i] = uint32(m.FD())
 	}
 	if _, err := d.maps.Tables.BatchUpdate(ids, files, nil); err != nil {
 		return fmt.Errorf("putting lookup tables in: %w", err)
-	}
-	return nil
-}
-
-func (l *layout) buildServices(d *Datapath) error {
-	var (
-		keys4            []xdplbServiceKey4
-		keys6            []xdplbServiceKey6
-		values4, values6 []xdplbService
-	)
-	for key, s := range l.next.services {
-		if key.Addr.Addr().Is4() {
-			keys4, values4 = append(keys4, toKey4(key)), append(values4, s.xdplbService)
-		} else {
-			keys6, values6 = append(keys6, toKey6(key)), append(values6, s.xdplbService)
-		}
-	}
-	var group errgroup.Group
-	other := side(l.next.epoch)
-	group.Go(func() error { return putInner(d.maps.Services4, d.specs.Services4, other, keys4, values4) })
-	group.Go(func() error { return putInner(d.maps.Services6, d.specs.Services6, other, keys6, values6) })
-	return group.Wait()
-}
-
-func (l *layout) buildBackendInfo(d *Datapath) error {
-	var (
-		ids     []uint32
-		columns []xdplbBackendColumns
-	)
-	for _, s := range l.next.services {
-		for _, b := range s.backends {
-			ids, columns = append(ids, b.id), append(columns, b.columns(s.Id))
-		}
-	}
-	return putInner(d.maps.BackendInfo, d.specs.BackendInfo, side(l.next.epoch), ids, columns)
-}
-
-// putInner builds an inner hash map and puts it into the map of maps.
-func putInner[K, V any](outer *ebpf.Map, spec *ebpf.MapSpec, index uint32, keys []K, values []V) error {
-	inner, err := newInner(spec, len(keys))
-	if err != nil {
-		return err
-	}
-	defer inner.Close()
-	if len(keys) > 0 {
-		if _, err := inner.BatchUpdate(keys, values, nil); err != nil {
-			return fmt.Errorf("filling %s: %w", spec.Name, err)
-		}
-	}
-	if err := outer.Put(index, inner); err != nil {
-		return fmt.Errorf("putting an inner map of %s in: %w", spec.Name, err)
 	}
 	return nil
 }
@@ -219,16 +180,25 @@ func storeHops(d *Datapath, backends []*backend) error {
 // settle returns when no packet is under way that began before: the kernel waits for a grace period after every change
 // of a map of maps (maybe_wait_bpf_programs in kernel/bpf/syscall.c), also where an inner map replaces itself.
 func (d *Datapath) settle() error {
-	live := side(d.config.load(0))
-	inner, err := openInner(d.maps.Services4, live)
+	return d.emptyTables([]uint32{noTable})
+}
+
+// emptyTables puts the empty table at some indexes, and waits as settle does.
+func (d *Datapath) emptyTables(ids []uint32) error {
+	empty, err := openInner(d.maps.Tables, noTable)
+	if err == nil && empty == nil {
+		err = errors.New("it is not there")
+	}
 	if err != nil {
-		return fmt.Errorf("opening the live side: %w", err)
+		return fmt.Errorf("opening the empty lookup table: %w", err)
 	}
-	if inner == nil {
-		return fmt.Errorf("the live side has no map of IPv4 services")
+	defer empty.Close()
+	var group errgroup.Group
+	group.SetLimit(tableBatches)
+	for batch := range slices.Chunk(ids, tableBatch) {
+		group.Go(func() error { return d.putTables(batch, slices.Repeat([]*ebpf.Map{empty}, len(batch))) })
 	}
-	defer inner.Close()
-	return d.maps.Services4.Put(live, inner)
+	return group.Wait()
 }
 
 // apply makes a layout the live configuration and cleans up behind it.
@@ -239,11 +209,11 @@ func (d *Datapath) apply(l *layout, after func(step string) error) error {
 	return d.cleanUp(l.next, after)
 }
 
-// backendIDs lists the ids of a configuration.
-func (c *configuration) backendIDs() map[uint32]bool {
-	ids := make(map[uint32]bool)
-	for _, s := range c.services {
-		for b := range maps.Values(s.backends) {
+// backendIDs says which ids below a number are a configuration's.
+func (c *configuration) backendIDs(end uint32) []bool {
+	ids := make([]bool, end)
+	for _, s := range c.list {
+		for _, b := range s.backends {
 			ids[b.id] = true
 		}
 	}

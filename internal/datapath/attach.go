@@ -90,7 +90,7 @@ func openOrCreate(pinDir string, capacity Capacity, timeout time.Duration) (_ *D
 	for deadline := time.Now().Add(timeout); ; {
 		d, err := open(pinDir, exclusive, timeout)
 		if err == nil {
-			have := capacityOf(&d.maps)
+			have := d.capacity()
 			if want := capacity.or(have); want != have {
 				d.Close()
 				return nil, false, fmt.Errorf("the pins in %s are for %s, not for %s: detach every interface to change that", pinDir, have, want)

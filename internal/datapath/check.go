@@ -101,7 +101,7 @@ func checkKernel() error {
 			lacks = append(lacks, fmt.Sprintf("maps of type %s", kind))
 		}
 	}
-	for _, helper := range []asm.BuiltinFunc{asm.FnRedirect, asm.FnXdpAdjustHead, asm.FnKtimeGetNs} {
+	for _, helper := range []asm.BuiltinFunc{asm.FnRedirect, asm.FnXdpAdjustHead, asm.FnKtimeGetCoarseNs} {
 		if err := features.HaveProgramHelper(ebpf.XDP, helper); errors.Is(err, ebpf.ErrNotSupported) {
 			lacks = append(lacks, fmt.Sprintf("the helper %s in XDP programs", helper))
 		}

@@ -7,12 +7,7 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sync/errgroup"
 )
-
-// deletions is how many entries of maps of maps are deleted side by side: each waits for a grace period, which those
-// that wait at the same time share, and there is no batch call for it.
-const deletions = 256
 
 // leftover is what the maps hold besides the live configuration: what a change has replaced, or what a killed writer
 // has left, before publishing or after.
@@ -21,32 +16,40 @@ type leftover struct {
 	live     *configuration
 	backends []uint32 // in use
 	tables   []uint32
-	sides    []*ebpf.Map // services4 or services6, whose other side is not empty
-	info     bool        // backend_info's other side is not empty
+	side     bool // the other side is not empty
 	egresses []uint32
+}
+
+// tidy says whether nothing can be left over, without looking for it.
+func (d *Datapath) tidy(live *configuration) bool {
+	return d.config.load(configTidy) == live.epoch+1
 }
 
 // cleanUp removes everything that does not belong to the live configuration. It needs nothing but that, so that any
 // writer can do it.
 func (d *Datapath) cleanUp(live *configuration, after func(step string) error) error {
+	if d.tidy(live) {
+		return nil
+	}
 	left, err := d.findLeftover(live)
 	if err != nil {
 		return fmt.Errorf("looking for what is left over: %w", err)
 	}
 	if left.empty() {
+		d.config.store(configTidy, live.epoch+1)
 		return nil
 	}
 	return run([]step{
 		{"waiting for packets of the old side", d.settle},
 		{"retiring backends", left.retire},
-		{"dropping the old side", left.drop},
+		{"dropping tables", left.drop},
 		{"closing the accounts of retired backends", left.account},
 		{"forgetting the old side", left.forget},
 	}, after)
 }
 
 func (l *leftover) empty() bool {
-	return len(l.backends) == 0 && len(l.tables) == 0 && len(l.sides) == 0 && !l.info && len(l.egresses) == 0
+	return len(l.backends) == 0 && len(l.tables) == 0 && !l.side && len(l.egresses) == 0
 }
 
 func (d *Datapath) findLeftover(live *configuration) (*leftover, error) {
@@ -56,25 +59,23 @@ func (d *Datapath) findLeftover(live *configuration) (*leftover, error) {
 		return nil, err
 	}
 	other := 1 - side(live.epoch)
-	for _, m := range []*ebpf.Map{d.maps.Services4, d.maps.Services6, d.maps.BackendInfo} {
-		var id ebpf.MapID
-		err := m.Lookup(other, &id)
-		switch {
-		case errors.Is(err, ebpf.ErrKeyNotExist):
-		case err != nil:
-			return nil, fmt.Errorf("reading %s: %w", m, err)
-		case m == d.maps.BackendInfo:
-			left.info = true
-		default:
-			left.sides = append(left.sides, m)
+	left.side = !isZero(d.services.side(other)) || !isZero(d.serviceBuckets.side(other)) || !isZero(d.info.side(other))
+	return left, nil
+}
+
+func isZero[T comparable](values []T) bool {
+	var zero T
+	for i := range values {
+		if values[i] != zero {
+			return false
 		}
 	}
-	return left, nil
+	return true
 }
 
 // findBackends finds backends and egresses that nothing live refers to.
 func (l *leftover) findBackends() {
-	ids := l.live.backendIDs()
+	ids := l.live.backendIDs(l.d.backends.count)
 	ways := make(map[uint32]bool)
 	for id := uint32(1); id < l.d.backends.count; id++ {
 		b := l.d.backends.get(id)
@@ -94,15 +95,13 @@ func (l *leftover) findBackends() {
 
 // findTables finds lookup tables that no live service uses.
 func (l *leftover) findTables() error {
-	used := make(map[uint32]bool)
-	for _, s := range l.live.services {
-		if s.Slots > 0 {
-			used[s.Table] = true
-		}
-	}
-	ids, err := presentInner(l.d.maps.Tables)
+	ids, err := l.d.presentTables()
 	if err != nil {
 		return err
+	}
+	used := make([]bool, l.d.maps.Tables.MaxEntries())
+	for _, s := range l.live.list {
+		used[s.Table], used[s.Previous] = true, true
 	}
 	for id := range ids {
 		if !used[id] {
@@ -110,6 +109,21 @@ func (l *leftover) findTables() error {
 		}
 	}
 	return nil
+}
+
+// presentTables returns the lookup tables by index, without those that are but the empty one.
+func (d *Datapath) presentTables() (map[uint32]ebpf.MapID, error) {
+	present, err := presentInner(d.maps.Tables)
+	if err != nil {
+		return nil, err
+	}
+	empty := present[noTable]
+	for index, id := range present {
+		if id == empty {
+			delete(present, index)
+		}
+	}
+	return present, nil
 }
 
 // presentInner returns the inner maps of a map of maps by index.
@@ -141,32 +155,9 @@ func (l *leftover) retire() error {
 	return nil
 }
 
-// drop deletes the old side, as far as packets used it. When it returns, no packet to a retired backend is under way.
+// drop frees the tables. When it returns, no packet to a retired backend is under way.
 func (l *leftover) drop() error {
-	if len(l.sides) == 0 && len(l.tables) == 0 {
-		return l.d.settle()
-	}
-	var group errgroup.Group
-	group.SetLimit(deletions)
-	remove := func(m *ebpf.Map, key uint32) {
-		group.Go(func() error {
-			if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-				return fmt.Errorf("deleting an inner map of %s: %w", m, err)
-			}
-			return nil
-		})
-	}
-	for _, m := range l.sides {
-		remove(m, 1-side(l.live.epoch))
-	}
-	for _, id := range l.tables {
-		remove(l.d.maps.Tables, id)
-	}
-	if l.info && len(l.backends) == 0 {
-		remove(l.d.maps.BackendInfo, 1-side(l.live.epoch)) // nobody's account needs it
-		l.info = false
-	}
-	return group.Wait()
+	return l.d.emptyTables(append(l.tables, noTable))
 }
 
 // account adds what the removed backends have counted to their services, and frees their ids. Who dies between the two
@@ -175,10 +166,7 @@ func (l *leftover) account() error {
 	if len(l.backends) == 0 {
 		return nil
 	}
-	byService, err := l.backendsByService()
-	if err != nil {
-		return err
-	}
+	byService := l.backendsByService()
 	for service, ids := range byService {
 		if err := l.addRetired(service, ids); err != nil {
 			return fmt.Errorf("keeping the counters of removed backends: %w", err)
@@ -190,26 +178,20 @@ func (l *leftover) account() error {
 }
 
 // backendsByService sorts the removed backends of services that go on.
-func (l *leftover) backendsByService() (map[uint32][]uint32, error) {
-	ids, columns, err := readInner[uint32, xdplbBackendColumns](l.d.maps.BackendInfo, 1-side(l.live.epoch))
-	if err != nil {
-		return nil, fmt.Errorf("reading the removed backends: %w", err)
-	}
-	serviceOf := make(map[uint32]uint32)
-	for i, id := range ids {
-		serviceOf[id] = columns[i].Service
-	}
-	services := make(map[uint32]bool)
-	for _, s := range l.live.services {
-		services[s.Id] = true
+func (l *leftover) backendsByService() map[uint32][]uint32 {
+	goesOn := make([]bool, ids(l.d.meta.Services))
+	for _, s := range l.live.list {
+		goesOn[s.Id] = true
 	}
 	byService := make(map[uint32][]uint32)
+	was := l.d.info.side(1 - side(l.live.epoch))
 	for _, id := range l.backends {
-		if service, known := serviceOf[id]; known && services[service] {
+		service := was[id].Service
+		if was[id].Family != 0 && service < uint32(len(goesOn)) && goesOn[service] {
 			byService[service] = append(byService[service], id)
 		}
 	}
-	return byService, nil
+	return byService
 }
 
 func (l *leftover) addRetired(service uint32, ids []uint32) error {
@@ -236,16 +218,15 @@ func (l *leftover) free(ids []uint32) {
 	}
 }
 
-// forget removes what only a cleanup needs: the cold columns of the old side, and egresses that are free.
+// forget removes the old side, whose cold columns the accounts needed, and egresses that are free.
 func (l *leftover) forget() error {
 	for _, index := range l.egresses {
 		l.d.egresses.put(index, xdplbEgress{})
 	}
-	if !l.info {
-		return nil
-	}
-	if err := l.d.maps.BackendInfo.Delete(1 - side(l.live.epoch)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("deleting the old side of %s: %w", l.d.maps.BackendInfo, err)
-	}
+	other := 1 - side(l.live.epoch)
+	clear(l.d.services.side(other))
+	clear(l.d.serviceBuckets.side(other))
+	clear(l.d.info.side(other))
+	l.d.config.store(configTidy, l.live.epoch+1)
 	return nil
 }

@@ -140,9 +140,9 @@ func checkEligible(t testing.TB) {
 		t.Fatal(err)
 	}
 	for key, s := range live.services {
-		for addr, b := range s.backends {
+		for _, b := range s.backends {
 			if want := b.Weight > 0 && b.Hop.Known(); b.listed != want {
-				t.Errorf("backend %s of %s: in the lookup table: %v, want %v", addr, key, b.listed, want)
+				t.Errorf("backend %s of %s: in the lookup table: %v, want %v", b.Addr, key, b.listed, want)
 			}
 		}
 	}

@@ -3,11 +3,14 @@
 package datapath
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -26,10 +29,18 @@ const (
 	oldSuffix = "-old"
 )
 
+// Of types.h and maps.h, where they are no enums.
+const (
+	sides       = 2                              // SIDES
+	ways        = uint32(len(xdplbBucket{}.Tag)) // WAYS
+	serviceWays = len(xdplbServiceBucket{}.Key)  // SERVICE_WAYS
+	noTable     = uint32(0)                      // index of the empty lookup table, which no service has
+)
+
 // Capacity says how much the maps hold; it is fixed when the pins are created. In [Attach], a zero field means
 // whatever is there, or [DefaultCapacity].
 type Capacity struct {
-	Flows    uint32 // remembered connections, of IPv4 and of IPv6 each; an eighth as many half-open ones
+	Flows    uint32 // remembered connections, of IPv4 and IPv6 together; half as many more where they crowd
 	Services uint32
 	Backends uint32 // over all services
 }
@@ -51,27 +62,97 @@ func (c Capacity) or(other Capacity) Capacity {
 	return c
 }
 
-// size gives the maps their sizes. There are twice as many ids as services and backends, since while a configuration
-// replaces another, both are there; backend id 0 means none.
-func (c Capacity) size(maps *xdplbMapSpecs) {
-	maps.Flows4.MaxEntries = c.Flows
-	maps.Flows6.MaxEntries = c.Flows
-	maps.Syns4.MaxEntries = max(c.Flows/8, 1)
-	maps.Syns6.MaxEntries = max(c.Flows/8, 1)
-	maps.Tables.MaxEntries = 2 * c.Services
-	maps.Cursors.MaxEntries = 2 * c.Services
-	maps.RetiredCounters.MaxEntries = 2 * c.Services
-	maps.Backends.MaxEntries = 2*c.Backends + 1
-	maps.BackendCounters.MaxEntries = 2*c.Backends + 1
+// ids is how many ids there are for a number of services or backends, id 0, which means none, included. While a
+// configuration replaces another, both have theirs.
+func ids(capacity uint32) uint32 { return 2*capacity + 1 }
+
+// backendIDs is never so small that an id could be given away 256 times, which is where a flow's eight bits of the
+// generation begin again, before the flow is forgotten: ids are given away in turn (layout.go).
+func (c Capacity) backendIDs() uint32 { return max(ids(c.Backends), 4096) }
+
+// meta chooses everything that the program is given before it is loaded.
+func (c Capacity) meta() (xdplbMeta, error) {
+	buckets := (c.Flows + ways - 1) / ways
+	meta := xdplbMeta{
+		Schema: xdplbSchemaSCHEMA, Flows: c.Flows, Services: c.Services, Backends: c.Backends,
+		FlowBuckets: buckets, SpillBuckets: buckets/2 + 1, ServiceBucketsPerSide: 2 * c.Services, FloodRate: c.floodRate(),
+	}
+	var random [8 * len(meta.HashKeys)]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return xdplbMeta{}, fmt.Errorf("drawing the keys of the flow table: %w", err)
+	}
+	for i := range meta.HashKeys {
+		meta.HashKeys[i] = binary.NativeEndian.Uint64(random[8*i:]) | 1
+	}
+	return meta, nil
 }
 
-// capacityOf reads back what size wrote.
-func capacityOf(maps *xdplbMaps) Capacity {
-	return Capacity{
-		Flows:    maps.Flows4.MaxEntries(),
-		Services: maps.Cursors.MaxEntries() / 2,
-		Backends: (maps.Backends.MaxEntries() - 1) / 2,
+// floodRate is how many new flows a service may get in a tick before it goes into flood mode: so few that even then a
+// SYN's flow, which has three of a bucket's five ways, stays for about ten seconds, which is time to answer.
+func (c Capacity) floodRate() uint32 { return max(c.Flows/16, 1024) }
+
+// size gives the maps their sizes, and the program its constants.
+func size(spec *ebpf.CollectionSpec, meta *xdplbMeta) error {
+	var specs xdplbSpecs
+	if err := spec.Assign(&specs); err != nil {
+		return fmt.Errorf("reading the embedded object: %w", err)
 	}
+	capacity := Capacity{meta.Flows, meta.Services, meta.Backends}
+	buckets := meta.FlowBuckets + meta.SpillBuckets
+	for m, entries := range map[*ebpf.MapSpec]uint32{
+		specs.Flows:           buckets,
+		specs.FlowOrigins:     buckets,
+		specs.FlowClients6:    buckets * ways,
+		specs.ServiceBuckets:  sides * meta.ServiceBucketsPerSide,
+		specs.Services:        sides * capacity.Services,
+		specs.BackendInfo:     sides * capacity.backendIDs(),
+		specs.Tables:          4*capacity.Services + 1,
+		specs.Cursors:         ids(capacity.Services),
+		specs.RetiredCounters: ids(capacity.Services),
+		specs.Backends:        capacity.backendIDs(),
+		specs.BackendCounters: capacity.backendIDs(),
+	} {
+		m.MaxEntries = entries
+	}
+	for v, value := range map[*ebpf.VariableSpec]any{
+		specs.FlowBuckets:           meta.FlowBuckets,
+		specs.SpillBuckets:          meta.SpillBuckets,
+		specs.ServiceBucketsPerSide: meta.ServiceBucketsPerSide,
+		specs.FloodRate:             meta.FloodRate,
+		specs.HashKeys:              meta.HashKeys,
+	} {
+		if err := v.Set(value); err != nil {
+			return fmt.Errorf("setting the program's constants: %w", err)
+		}
+	}
+	return nil
+}
+
+// Prepare gives another object that holds the program (a benchmark's, say) the sizes and constants of the pinned one, so
+// that it can be loaded on the pinned maps.
+func Prepare(pinDir string, spec *ebpf.CollectionSpec) error {
+	view, err := Open(pinDir)
+	if err != nil {
+		return err
+	}
+	defer view.Close()
+	return size(spec, &view.meta)
+}
+
+// capacity is what the pins were made for.
+func (d *Datapath) capacity() Capacity {
+	return Capacity{d.meta.Flows, d.meta.Services, d.meta.Backends}
+}
+
+// mapNames lists the maps that are pinned: all but the program's constants, which it holds itself (".rodata").
+func mapNames(spec *ebpf.CollectionSpec) []string {
+	var names []string
+	for name := range spec.Maps {
+		if !strings.HasPrefix(name, ".") {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // create makes the pins, unless somebody else was quicker.
@@ -133,38 +214,39 @@ func load(dir string, capacity Capacity) error {
 	if err != nil {
 		return err
 	}
-	var specs xdplbMapSpecs
-	if err := spec.Assign(&specs); err != nil {
-		return fmt.Errorf("reading the embedded object: %w", err)
+	meta, err := capacity.meta()
+	if err != nil {
+		return err
 	}
-	capacity.size(&specs)
+	if err := size(spec, &meta); err != nil {
+		return err
+	}
 	loaded, err := ebpf.NewCollection(spec)
 	if err != nil {
 		return &loadError{err}
 	}
 	defer loaded.Close()
-	if err := fillNew(loaded, &specs); err != nil {
+	if err := fillNew(loaded, spec, meta); err != nil {
 		return err
 	}
-	return pinAll(dir, loaded)
+	return pinAll(dir, loaded, mapNames(spec))
 }
 
-// fillNew makes the empty maps a valid, empty configuration: side 0 is live.
-func fillNew(loaded *ebpf.Collection, specs *xdplbMapSpecs) error {
-	meta := xdplbMeta{Schema: xdplbSchemaSCHEMA}
+// fillNew makes the empty maps a valid, empty configuration: side 0 is live, and every lookup table is the empty one.
+func fillNew(loaded *ebpf.Collection, spec *ebpf.CollectionSpec, meta xdplbMeta) error {
 	if err := loaded.Maps[xdplbMapMeta].Put(uint32(0), meta); err != nil {
-		return fmt.Errorf("writing the schema: %w", err)
+		return fmt.Errorf("writing what the pins are made with: %w", err)
 	}
-	for _, spec := range []*ebpf.MapSpec{specs.Services4, specs.Services6, specs.BackendInfo} {
-		inner, err := newInner(spec, 0)
-		if err != nil {
-			return err
-		}
-		err = loaded.Maps[spec.Name].Put(uint32(0), inner)
-		inner.Close()
-		if err != nil {
-			return fmt.Errorf("filling %s: %w", spec.Name, err)
-		}
+	if err := loaded.Maps[xdplbMapConfig].Put(uint32(0), xdplbConfig{Tidy: 1}); err != nil {
+		return fmt.Errorf("writing the first configuration: %w", err)
+	}
+	empty, err := newInner(spec.Maps[xdplbMapTables], 0)
+	if err != nil {
+		return err
+	}
+	defer empty.Close()
+	if err := loaded.Maps[xdplbMapTables].Put(noTable, empty); err != nil {
+		return fmt.Errorf("putting the empty lookup table in: %w", err)
 	}
 	return nil
 }
@@ -181,7 +263,7 @@ func newInner(outer *ebpf.MapSpec, entries int) (*ebpf.Map, error) {
 	return inner, nil
 }
 
-func pinAll(dir string, loaded *ebpf.Collection) error {
+func pinAll(dir string, loaded *ebpf.Collection, names []string) error {
 	if err := os.Mkdir(dir, 0o750); err != nil {
 		return fmt.Errorf("creating the pin directory: %w", err)
 	}
@@ -191,8 +273,8 @@ func pinAll(dir string, loaded *ebpf.Collection) error {
 	if err := loaded.Programs[xdplbProgXdplb].Pin(filepath.Join(dir, programPin)); err != nil {
 		return fmt.Errorf("pinning the program: %w", err)
 	}
-	for name, m := range loaded.Maps {
-		if err := m.Pin(filepath.Join(dir, name)); err != nil {
+	for _, name := range names {
+		if err := loaded.Maps[name].Pin(filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("pinning the map %s: %w", name, err)
 		}
 	}
@@ -206,11 +288,7 @@ func removePins(dir string) error {
 	if err != nil {
 		return err
 	}
-	names := []string{linksDir, programPin}
-	for name := range spec.Maps {
-		names = append(names, name)
-	}
-	for _, path := range append(names, ".") {
+	for _, path := range append(mapNames(spec), linksDir, programPin, ".") {
 		if err := os.Remove(filepath.Join(dir, path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("removing pins: %w", err)
 		}

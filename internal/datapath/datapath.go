@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -26,11 +27,22 @@ type Datapath struct {
 	maps    xdplbMaps
 	specs   xdplbMapSpecs // templates of the inner maps
 	program *ebpf.Program
+	meta    xdplbMeta
 
-	config   *words
-	backends pairs[xdplbBackend]
-	egresses pairs[xdplbEgress]
+	config         *words
+	backends       pairs[xdplbBackend]
+	egresses       pairs[xdplbEgress]
+	serviceBuckets array[xdplbServiceBucket]
+	services       array[xdplbService]
+	info           array[xdplbBackendColumns]
 }
+
+// The words of struct config.
+const (
+	configEpoch      = 0
+	configMultiplier = 1 // of side 0; side 1's is the next word
+	configTidy       = 3
+)
 
 // Open opens the pins for reading, under the shared lock. Errors: ErrNotAttached, *SchemaError, *LockedError,
 // *CapabilityError, *FilesystemError.
@@ -73,7 +85,7 @@ func (d *Datapath) load() error {
 	}
 	pinned := &ebpf.Collection{Maps: make(map[string]*ebpf.Map)}
 	defer pinned.Close()
-	for name := range spec.Maps {
+	for _, name := range mapNames(spec) {
 		if pinned.Maps[name], err = ebpf.LoadPinnedMap(filepath.Join(d.dir, name), nil); err != nil {
 			return fmt.Errorf("opening the pinned map %s: %w", name, err)
 		}
@@ -87,13 +99,27 @@ func (d *Datapath) load() error {
 	if d.program, err = ebpf.LoadPinnedProgram(filepath.Join(d.dir, programPin), nil); err != nil {
 		return fmt.Errorf("opening the pinned program: %w", err)
 	}
+	return d.mapMemory()
+}
+
+// mapMemory maps what every reader and writer needs; the flow table is mapped by who walks through it.
+func (d *Datapath) mapMemory() (err error) {
 	if d.config, err = mapWords(d.maps.Config); err != nil {
 		return err
 	}
 	if d.backends, err = mapPairs[xdplbBackend](d.maps.Backends); err != nil {
 		return err
 	}
-	d.egresses, err = mapPairs[xdplbEgress](d.maps.Egresses)
+	if d.egresses, err = mapPairs[xdplbEgress](d.maps.Egresses); err != nil {
+		return err
+	}
+	if d.serviceBuckets, err = mapArray[xdplbServiceBucket](d.maps.ServiceBuckets); err != nil {
+		return err
+	}
+	if d.services, err = mapArray[xdplbService](d.maps.Services); err != nil {
+		return err
+	}
+	d.info, err = mapArray[xdplbBackendColumns](d.maps.BackendInfo)
 	return err
 }
 
@@ -106,19 +132,29 @@ func (d *Datapath) checkSchema() error {
 		return fmt.Errorf("opening the pinned map %s: %w", xdplbMapMeta, err)
 	}
 	defer m.Close()
-	var meta xdplbMeta
-	if err := m.Lookup(uint32(0), &meta); err != nil {
+	// Read raw: of another schema, the value has another length.
+	value, err := m.LookupBytes(uint32(0))
+	if err != nil || len(value) < 4 {
 		return fmt.Errorf("reading the schema of the pins: %w", err)
 	}
-	if have := uint32(meta.Schema); have != Schema {
+	if have := binary.NativeEndian.Uint32(value); have != Schema {
 		return &SchemaError{Dir: d.dir, Have: have, Want: Schema}
+	}
+	if err := m.Lookup(uint32(0), &d.meta); err != nil {
+		return fmt.Errorf("reading what the pins were made with: %w", err)
 	}
 	return nil
 }
 
 // Close closes the pins and gives the lock back. It removes nothing.
 func (d *Datapath) Close() error {
-	errs := []error{d.config.close(), d.backends.words.close(), d.egresses.words.close(), d.maps.Close()}
+	var errs []error
+	for _, memory := range []*words{
+		d.config, d.backends.words, d.egresses.words, d.serviceBuckets.words, d.services.words, d.info.words,
+	} {
+		errs = append(errs, memory.close())
+	}
+	errs = append(errs, d.maps.Close())
 	if d.program != nil {
 		errs = append(errs, d.program.Close())
 	}

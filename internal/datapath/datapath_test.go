@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -189,12 +190,45 @@ func checkTidy(t testing.TB) {
 		t.Fatal(err)
 	}
 	if !left.empty() {
-		t.Errorf("left over: backends %v, tables %v, %d sides, info %v, egresses %v",
-			left.backends, left.tables, len(left.sides), left.info, left.egresses)
+		t.Errorf("left over: backends %v, tables %v, the other side %v, egresses %v",
+			left.backends, left.tables, left.side, left.egresses)
 	}
-	for id := range live.backendIDs() {
-		if b := d.backends.get(id); b.InUse != 1 {
+	if !d.tidy(live) {
+		t.Error("config.tidy does not say so")
+	}
+	for id, used := range live.backendIDs(d.backends.count) {
+		if b := d.backends.get(uint32(id)); used && b.InUse != 1 {
 			t.Errorf("live backend id %d: in_use is %d", id, b.InUse)
+		}
+	}
+	checkDirectory(t, d, live)
+}
+
+// checkDirectory looks for every service as packets do.
+func checkDirectory(t testing.TB, d *Datapath, live *configuration) {
+	t.Helper()
+	at := side(live.epoch)
+	buckets, found := d.serviceBuckets.side(at), 0
+	for _, bucket := range buckets {
+		for _, key := range bucket.Key {
+			if key != 0 {
+				found++
+			}
+		}
+	}
+	if found != len(live.services) {
+		t.Errorf("%d services stand in the buckets, want %d", found, len(live.services))
+	}
+	multiplier := d.config.load(configMultiplier + int(at))
+	for key, s := range live.services {
+		bucket := buckets[bucketOf(s.word(), multiplier, uint32(len(buckets)))]
+		way := slices.Index(bucket.Key[:], s.word())
+		if way < 0 {
+			t.Errorf("service %s is not in its bucket", key)
+			continue
+		}
+		if got := d.services.values[bucket.Service[way]]; got != s.xdplbService {
+			t.Errorf("the bucket of %s leads to %+v", key, got)
 		}
 	}
 }
@@ -213,10 +247,12 @@ func checkTables(t testing.TB) {
 	}
 	for key, s := range live.services {
 		want, got := make(map[uint32]bool), make(map[uint32]bool)
-		for _, c := range candidates(lb.Scheduler(s.Scheduler), s.backends) {
+		for _, c := range candidates(s) {
 			want[c.id] = true
 		}
-		if (s.Slots > 0) != (len(want) > 0) {
+		if s.Slots > 0 && len(want) == 0 && s.Scheduler == uint32(lb.MH) {
+			want[0] = true // every slot has flows yet, and nobody takes new ones
+		} else if (s.Slots > 0) != (len(want) > 0) {
 			t.Errorf("%s: %d slots for %d backends", key, s.Slots, len(want))
 		}
 		if s.Slots == 0 {
@@ -231,7 +267,7 @@ func checkTables(t testing.TB) {
 			if err := inner.Lookup(slot/2, &pair); err != nil {
 				t.Fatal(err)
 			}
-			got[pair.Backend[slot%2]] = true
+			got[pair.Backend[slot%2]&^unsettled] = true
 		}
 		inner.Close()
 		if diff := cmp.Diff(want, got); diff != "" {
@@ -244,18 +280,16 @@ func TestKeysRoundTrip(t *testing.T) {
 	t.Parallel()
 	for _, word := range []string{"1.2.3.4:80", "255.0.0.1:65535", "[2001:db8::1]:443", "[::1:2:3]:1"} {
 		key := lb.ServiceKey{Addr: netip.MustParseAddrPort(word), Protocol: lb.UDP}
-		var got lb.ServiceKey
-		if key.Addr.Addr().Is4() {
-			got = fromKey4(toKey4(key))
-		} else {
-			got = fromKey6(toKey6(key))
-		}
+		var value xdplbService
+		value.setKey(key)
+		got := value.key()
 		if got != key {
 			t.Errorf("%s comes back as %s", key, got)
 		}
 		want := lb.Backend{Addr: key.Addr.Addr(), Weight: 7, Hop: lb.NextHop{Static: true}}
 		b := &backend{Backend: want}
-		if got := fromColumns(b.columns(1)); got != want {
+		columns := b.columns(1)
+		if got := fromColumns(&columns); got != want {
 			t.Errorf("%v comes back as %v", want, got)
 		}
 	}

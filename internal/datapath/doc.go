@@ -8,7 +8,7 @@
 // The pinned maps are the state; there is no other. Under the pin directory (mode 0750, default
 // /sys/fs/bpf/xdplb):
 //
-//	program        the XDP program
+//	program        the XDP program, which holds the constants that it was given before it was loaded (struct meta)
 //	<map name>     every map of bpf/maps.h
 //	links/<index>  the XDP link of the interface with that index (bpffs refuses names with dots)
 //
@@ -26,32 +26,49 @@
 // # One write path
 //
 // [Change] takes the exclusive lock, repairs what a killed writer left, takes a snapshot, lets the caller edit it, lays
-// the result out in ids (layout.go), and applies that. A configuration (services, lookup tables, backend_info) is
-// immutable once packets see it. There are twice as many ids of services, tables and backends as the capacity says, so
-// that any configuration can replace any other in one change. The steps (apply.go, then cleanup.go) are
+// the result out in ids (layout.go), and applies that. A configuration (services, service_buckets, backend_info, and the
+// lookup tables) does not change once packets see it. The first three are flat arrays with two sides each, of which
+// packets use one; each lookup table is a map of its own, in the map of maps "tables". There are twice as many ids of
+// services and backends as the capacity says, and four times as many of tables, so that any configuration can replace
+// any other in one change. The steps (apply.go, then cleanup.go) are
 //
-//  1. fill the words of new backends and egresses, which nothing refers to yet, and zero their counters,
-//  2. build the lookup tables of changed services under unused ids, and both families' services and the backend_info of
-//     the other side; all map-in-map updates of this step run side by side, since each waits for a grace period,
-//  3. change next hops of existing backends, one word each,
-//  4. publish: one 64-bit store of config.epoch; packets of every kind and family change over at once,
-//  5. forget next hops that are not known any more, after the last packet that may choose them,
+//  1. announce: config.tidy says from now on that something may be left over,
+//  2. fill the words of new backends and egresses, which nothing refers to yet, and zero their counters,
+//  3. build the lookup tables of changed services under unused ids, in batches, since each system call waits for a grace
+//     period; meanwhile write the other side, which is empty and which nobody reads, in its memory,
+//  4. change next hops of existing backends, one word each,
+//  5. publish: one 64-bit store of config.epoch; packets of every kind and family change over at once,
+//  6. forget next hops that are not known any more, after the last packet that may choose them,
 //
-// and, unless only next hops changed, once no packet of the old side is under way:
+// and, unless nothing is left over, once no packet of the old side is under way:
 //
-//  6. retire removed backends: raise their generation, so that their flows are stale,
-//  7. delete the old side's services and the tables that nobody uses (which waits until no packet uses them, so that the
+//  7. retire removed backends: raise their generation, so that their flows are stale,
+//  8. put the one empty table in the place of those that nobody uses (which waits until no packet uses them, so that the
 //     ids may be given away),
-//  8. add the retired backends' counters to retired_counters and clear in_use,
-//  9. delete the old side's backend_info, which step 8 needs, and free egresses.
+//  9. add the retired backends' counters to retired_counters and clear in_use,
+//  10. empty the old side, whose cold columns step 9 needs, free egresses, and note in config.tidy that nothing is left.
 //
-// Between 4 and 6 lies a grace period because a packet may have read the old epoch just before the store: it must
-// still find its side, and must not record a flow with a generation that was raised already.
+// Between 5 and 7 lies a grace period because a packet may have read the old epoch just before the store: it must
+// still find its side, and must not record a flow with a generation that was raised already. The cheapest call that
+// always waits for one is to put the empty table where it is already.
 //
-// Whoever dies before step 4 has changed no configuration that a packet or a reader sees; who dies after it has
-// changed all of it, and the next writer does steps 6 to 9, which need nothing but the live side. Next hops are words
-// of their own: each is the old or the new one. Which backends a side's tables list is kept in backend_info, so that a
-// writer that died between a next hop and its table is noticed.
+// Whoever dies before step 5 has changed no configuration that a packet or a reader sees; who dies after it has
+// changed all of it, and the next writer, who sees it by config.tidy, does steps 7 to 10, which need nothing but the live
+// side. Next hops are words of their own: each is the old or the new one. Which backends a side's tables list is kept in
+// backend_info, so that a writer that died between a next hop and its table is noticed.
 //
 // A change of known next hops alone publishes nothing: it stores words, and waits for nobody.
+//
+// # Generations
+//
+// A flow names its backend by 24 bits of id and 8 bits of the id's generation. Were one id given to 256 backends one
+// after the other while a flow of the first is remembered, that flow would be taken for one of the last. Ids are
+// therefore given away in the order of their generations, and there are at least 4,095: a flow's mark returns after a
+// million removals at the earliest, which at 20 ms each takes five hours, where flows that [Datapath.Sweep] looks after
+// are forgotten after fifteen minutes.
+//
+// # Unsettled slots
+//
+// Packets of an mh service do not look at the flow table where the lookup table alone can say where they go. What a
+// change does to that is told in succession.go.
 package datapath

@@ -12,37 +12,56 @@ import (
 // This file is the only place where byte order changes: keys hold addresses and ports as they are on the wire, whatever
 // integer types C gives them.
 
-func toKey4(key lb.ServiceKey) xdplbServiceKey4 {
-	address := key.Addr.Addr().As4()
-	return xdplbServiceKey4{
-		Address:  binary.NativeEndian.Uint32(address[:]),
-		Port:     toPort(key.Addr.Port()),
-		Protocol: uint8(key.Protocol),
-	}
+// setKey writes a service's key into its value.
+func (s *xdplbService) setKey(key lb.ServiceKey) {
+	s.Address, s.Family = fromAddr(key.Addr.Addr())
+	s.Port = toPort(key.Addr.Port())
+	s.Protocol = uint8(key.Protocol)
 }
 
-func fromKey4(key xdplbServiceKey4) lb.ServiceKey {
-	var address [4]byte
-	binary.NativeEndian.PutUint32(address[:], key.Address)
+// key reads it back.
+func (s *xdplbService) key() lb.ServiceKey {
 	return lb.ServiceKey{
-		Addr:     netip.AddrPortFrom(netip.AddrFrom4(address), fromPort(key.Port)),
-		Protocol: lb.Protocol(key.Protocol),
+		Addr:     netip.AddrPortFrom(toAddr(s.Address, s.Family), fromPort(s.Port)),
+		Protocol: lb.Protocol(s.Protocol),
 	}
 }
 
-func toKey6(key lb.ServiceKey) xdplbServiceKey6 {
-	return xdplbServiceKey6{
-		Address:  key.Addr.Addr().As16(),
-		Port:     toPort(key.Addr.Port()),
-		Protocol: uint8(key.Protocol),
+// Bits of a service's key word (types.h).
+const (
+	keyProtocolShift = 48
+	keyIP4           = 1 << 62
+	keyIP6           = 1 << 63
+)
+
+// word is the key by which packets find the service: service_key4 and service_key6 in xdplb.c.
+func (s *xdplbService) word() uint64 {
+	low := uint64(binary.NativeEndian.Uint32(s.Address[:4]))
+	if s.Family == 4 {
+		return keyIP4 | uint64(s.Protocol)<<keyProtocolShift | uint64(s.Port)<<32 | low
 	}
+	low, high := binary.NativeEndian.Uint64(s.Address[:8]), binary.NativeEndian.Uint64(s.Address[8:])
+	return keyIP6 | mix(mix(low^(uint64(s.Protocol)<<16|uint64(s.Port)))^high)>>1
 }
 
-func fromKey6(key xdplbServiceKey6) lb.ServiceKey {
-	return lb.ServiceKey{
-		Addr:     netip.AddrPortFrom(netip.AddrFrom16(key.Address), fromPort(key.Port)),
-		Protocol: lb.Protocol(key.Protocol),
+// mix is that of schedule.h.
+func mix(x uint64) uint64 {
+	x ^= x >> 30
+	x *= 0xbf58476d1ce4e5b9
+	x ^= x >> 27
+	x *= 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// hashClient is hash_client of schedule.h.
+func hashClient(client netip.Addr) uint32 {
+	if client.Is4() {
+		address := client.As4()
+		return uint32(mix(uint64(binary.NativeEndian.Uint32(address[:]))))
 	}
+	address := client.As16()
+	word := func(i int) uint64 { return uint64(binary.NativeEndian.Uint32(address[4*i:])) }
+	return uint32(mix((word(0)<<32 | word(1)) ^ mix(word(2)<<32|word(3))))
 }
 
 func toPort(port uint16) uint16 {
@@ -57,16 +76,27 @@ func fromPort(port uint16) uint16 {
 	return binary.BigEndian.Uint16(wire[:])
 }
 
+// fromAddr gives IPv4 in the first four bytes, and the family.
+func fromAddr(addr netip.Addr) (bytes [16]byte, family uint8) {
+	if !addr.Is4() {
+		return addr.As16(), 6
+	}
+	address := addr.As4()
+	copy(bytes[:], address[:])
+	return bytes, 4
+}
+
+func toAddr(bytes [16]byte, family uint8) netip.Addr {
+	if family == 4 {
+		return netip.AddrFrom4([4]byte(bytes[:4]))
+	}
+	return netip.AddrFrom16(bytes)
+}
+
 // columns are the cold columns of a backend of the service with an id.
 func (b *backend) columns(service uint32) xdplbBackendColumns {
-	columns := xdplbBackendColumns{Service: service, Weight: b.Weight, Family: 4}
-	if b.Addr.Is4() {
-		address := b.Addr.As4()
-		copy(columns.Address[:], address[:])
-	} else {
-		columns.Family = 6
-		columns.Address = b.Addr.As16()
-	}
+	columns := xdplbBackendColumns{Service: service, Weight: b.Weight}
+	columns.Address, columns.Family = fromAddr(b.Addr)
 	if b.Hop.Static {
 		columns.StaticHop = 1
 	}
@@ -77,10 +107,10 @@ func (b *backend) columns(service uint32) xdplbBackendColumns {
 }
 
 // fromColumns leaves the hop's address and interface out: they are live words.
-func fromColumns(columns xdplbBackendColumns) lb.Backend {
-	address := netip.AddrFrom16(columns.Address)
-	if columns.Family == 4 {
-		address = netip.AddrFrom4([4]byte(columns.Address[:4]))
+func fromColumns(columns *xdplbBackendColumns) lb.Backend {
+	return lb.Backend{
+		Addr:   toAddr(columns.Address, columns.Family),
+		Weight: columns.Weight,
+		Hop:    lb.NextHop{Static: columns.StaticHop != 0},
 	}
-	return lb.Backend{Addr: address, Weight: columns.Weight, Hop: lb.NextHop{Static: columns.StaticHop != 0}}
 }

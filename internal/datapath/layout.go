@@ -3,8 +3,8 @@
 package datapath
 
 import (
+	"cmp"
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"xdplb/internal/lb"
@@ -13,6 +13,7 @@ import (
 // layout is a new configuration with ids, and what must be written to get there from the live one.
 type layout struct {
 	next        *configuration
+	directory   directory
 	newSide     bool // services, lookup tables or cold columns differ: a new epoch is needed
 	tables      []*table
 	newServices []uint32
@@ -40,6 +41,7 @@ type planner struct {
 	shapes     shapes
 	interfaces map[int]facts
 	ways       map[wayOut]uint16
+	now        uint32 // tick
 
 	backendIDs, serviceIDs, tableIDs, egressIDs idle
 }
@@ -49,10 +51,14 @@ func (d *Datapath) plan(live *configuration, to lb.State, interfaces map[int]fac
 	if err := d.fits(to); err != nil {
 		return nil, err
 	}
+	now, err := ticks()
+	if err != nil {
+		return nil, err
+	}
 	p := &planner{
-		d: d, live: live, shapes: make(shapes), interfaces: interfaces, ways: make(map[wayOut]uint16),
+		d: d, live: live, shapes: make(shapes), interfaces: interfaces, ways: make(map[wayOut]uint16), now: now,
 		layout: &layout{
-			next:     &configuration{epoch: live.epoch, services: make(map[lb.ServiceKey]*service)},
+			next:     &configuration{epoch: live.epoch, services: make(map[lb.ServiceKey]*service, len(to.Services))},
 			egresses: make(map[uint16]xdplbEgress),
 		},
 	}
@@ -62,9 +68,6 @@ func (d *Datapath) plan(live *configuration, to lb.State, interfaces map[int]fac
 			return nil, err
 		}
 	}
-	if len(live.services) != len(p.layout.next.services) {
-		p.layout.newSide = true
-	}
 	for key := range live.services {
 		if p.layout.next.services[key] == nil {
 			p.layout.newSide = true
@@ -72,13 +75,26 @@ func (d *Datapath) plan(live *configuration, to lb.State, interfaces map[int]fac
 	}
 	if p.layout.newSide {
 		p.layout.next.epoch++
+		p.dropPrevious()
+		err = p.addDirectory()
 	}
-	return p.layout, nil
+	return p.layout, err
+}
+
+// addDirectory finds places for the services, with the live side's multiplier if that will do.
+func (p *planner) addDirectory() (err error) {
+	keys := make([]uint64, len(p.layout.next.list))
+	for i, s := range p.layout.next.list {
+		keys[i] = s.word()
+	}
+	multiplier := p.d.config.load(configMultiplier + int(side(p.live.epoch)))
+	p.layout.directory, err = newDirectory(keys, multiplier, p.d.meta.ServiceBucketsPerSide)
+	return err
 }
 
 // fits compares a state with the capacity.
 func (d *Datapath) fits(to lb.State) error {
-	capacity := capacityOf(&d.maps)
+	capacity := d.capacity()
 	total := 0
 	for i := range to.Services {
 		total += len(to.Services[i].Backends)
@@ -95,17 +111,23 @@ func (d *Datapath) fits(to lb.State) error {
 // findIDs finds which ids are idle. What a killed writer left was cleaned up before, so that the live configuration
 // says it all.
 func (p *planner) findIDs() {
-	services, tables := make(map[uint32]bool), make(map[uint32]bool)
-	for _, s := range p.live.services {
-		services[s.Id] = true
-		if s.Slots > 0 {
-			tables[s.Table] = true
-		}
+	services := make([]bool, p.d.maps.Cursors.MaxEntries())
+	tables := make([]bool, p.d.maps.Tables.MaxEntries())
+	services[0], tables[noTable] = true, true
+	for _, s := range p.live.list {
+		services[s.Id], tables[s.Table], tables[s.Previous] = true, true, true
 	}
-	p.serviceIDs = idle{0, p.d.maps.Cursors.MaxEntries(), func(id uint32) bool { return services[id] }}
-	p.tableIDs = idle{0, p.d.maps.Tables.MaxEntries(), func(id uint32) bool { return tables[id] }}
-	p.backendIDs = idle{1, p.d.backends.count, func(id uint32) bool { return p.d.backends.get(id).InUse != 0 }}
-	p.egressIDs = idle{1, p.d.egresses.count, func(id uint32) bool { return p.d.egresses.get(id).Ifindex != 0 }}
+	p.serviceIDs = ascending(services)
+	p.tableIDs = ascending(tables)
+	p.backendIDs = idle{find: p.idleBackends}
+	p.egressIDs = idle{find: func() (list []uint32) {
+		for id := uint32(1); id < p.d.egresses.count; id++ {
+			if p.d.egresses.get(id).Ifindex == 0 {
+				list = append(list, id)
+			}
+		}
+		return list
+	}}
 	for id := uint32(1); id < p.d.egresses.count; id++ {
 		if way := p.d.egresses.get(id); way.Ifindex != 0 {
 			p.ways[wayOut{int(way.Ifindex), way.Vlan}] = uint16(id)
@@ -113,28 +135,66 @@ func (p *planner) findIDs() {
 	}
 }
 
-// idle gives away ids that are not in use, from next to end.
+// idleBackends puts those first that were used least: a flow knows only eight bits of the generation, and an id must not
+// come by 256 backends while a flow of the first may still be there.
+func (p *planner) idleBackends() (list []uint32) {
+	generations := make([]uint32, p.d.backends.count)
+	list = make([]uint32, 0, p.d.backends.count)
+	for id := range p.d.backends.count {
+		b := p.d.backends.get(id)
+		generations[id] = b.Generation
+		if id > 0 && b.InUse == 0 {
+			list = append(list, id)
+		}
+	}
+	byGeneration := func(a, b uint32) int { return cmp.Compare(generations[a], generations[b]) }
+	if !slices.IsSortedFunc(list, byGeneration) {
+		slices.SortStableFunc(list, byGeneration)
+	}
+	return list
+}
+
+// idle gives away ids that are not in use. They are looked for when the first one is wanted.
 type idle struct {
-	next, end uint32
-	used      func(uint32) bool
+	find func() []uint32
+	list []uint32
+	next int
+}
+
+// ascending gives away the ids that are not used, from the lowest.
+func ascending(used []bool) idle {
+	return idle{find: func() (list []uint32) {
+		for id, used := range used {
+			if !used {
+				list = append(list, uint32(id))
+			}
+		}
+		return list
+	}}
 }
 
 func (i *idle) take(what string) (uint32, error) {
-	for i.next < i.end {
-		id := i.next
-		i.next++
-		if !i.used(id) {
-			return id, nil
-		}
+	if i.list == nil {
+		i.list = i.find()
 	}
-	return 0, fmt.Errorf("no %s id is left of %d", what, i.end)
+	if i.next == len(i.list) {
+		return 0, fmt.Errorf("no %s id is left: all but %d are in use", what, i.next)
+	}
+	i.next++
+	return i.list[i.next-1], nil
 }
 
 func (p *planner) addService(wanted *lb.Service) (err error) {
 	was := p.live.services[wanted.ServiceKey]
-	now := &service{backends: make(map[netip.Addr]*backend, len(wanted.Backends))}
+	if was != nil && was.is(wanted) {
+		same := *was
+		p.layout.next.add(wanted.ServiceKey, &same)
+		return nil
+	}
+	now := &service{backends: make([]*backend, 0, len(wanted.Backends))}
+	now.setKey(wanted.ServiceKey)
 	now.Scheduler = uint32(wanted.Scheduler)
-	p.layout.next.services[wanted.ServiceKey] = now
+	p.layout.next.add(wanted.ServiceKey, now)
 	if was != nil {
 		now.Id = was.Id
 	} else {
@@ -143,11 +203,15 @@ func (p *planner) addService(wanted *lb.Service) (err error) {
 		}
 		p.layout.newServices = append(p.layout.newServices, now.Id)
 	}
-	for _, b := range wanted.Backends {
-		if now.backends[b.Addr], err = p.addBackend(was, b); err != nil {
+	all := make([]backend, len(wanted.Backends))
+	for i, b := range wanted.Backends {
+		all[i].Backend = b
+		if err := p.addBackend(was, &all[i]); err != nil {
 			return fmt.Errorf("backend %s of %s: %w", b.Addr, wanted.ServiceKey, err)
 		}
+		now.backends = append(now.backends, &all[i])
 	}
+	now.sort()
 	if err := p.addTable(was, now); err != nil {
 		return fmt.Errorf("service %s: %w", wanted.ServiceKey, err)
 	}
@@ -159,40 +223,52 @@ func (p *planner) addService(wanted *lb.Service) (err error) {
 
 // addTable keeps the table of a service for whose new flows nothing changes, and plans a new one for any other.
 func (p *planner) addTable(was, now *service) error {
-	list := candidates(lb.Scheduler(now.Scheduler), now.backends)
-	if len(list) == 0 {
+	list := candidates(now)
+	if was != nil && was.Scheduler == now.Scheduler && slices.Equal(list, candidates(was)) && !forgets(was, now) {
+		now.Table, now.Slots, now.Previous, now.Settles = was.Table, was.Slots, was.Previous, was.Settles
 		return nil
 	}
-	if was != nil && was.Slots > 0 && was.Scheduler == now.Scheduler &&
-		slices.Equal(list, candidates(lb.Scheduler(was.Scheduler), was.backends)) {
-		now.Table, now.Slots = was.Table, was.Slots
+	if now.Scheduler == uint32(lb.MH) && was != nil {
+		return p.succeed(was, now, list)
+	}
+	if len(list) == 0 {
 		return nil
 	}
 	shape, err := p.shapes.shape(lb.Scheduler(now.Scheduler), list)
 	if err != nil {
 		return err
 	}
-	id, err := p.tableIDs.take("table")
-	if err != nil {
-		return err
-	}
-	now.Table, now.Slots = id, uint32(len(shape))
-	p.layout.tables = append(p.layout.tables, &table{id, list, shape})
-	return nil
+	now.Slots = uint32(len(shape))
+	now.Table, err = p.newTable(len(shape), func(slots []uint32) error {
+		for i, index := range shape {
+			slots[i] = list[index].id
+		}
+		return nil
+	})
+	return err
 }
 
-func (p *planner) addBackend(service *service, wanted lb.Backend) (*backend, error) {
-	now := &backend{Backend: wanted, listed: wanted.Weight > 0 && wanted.Hop.Known()}
-	if service != nil && service.backends[wanted.Addr] != nil {
-		return now, p.keepBackend(service.backends[wanted.Addr], now)
+// newTable plans a lookup table, which fill writes when it is built.
+func (p *planner) newTable(slots int, fill func([]uint32) error) (id uint32, err error) {
+	if id, err = p.tableIDs.take("table"); err == nil {
+		p.layout.tables = append(p.layout.tables, &table{id, slots, fill})
 	}
-	var err error
+	return id, err
+}
+
+func (p *planner) addBackend(service *service, now *backend) (err error) {
+	now.listed = now.takesFlows()
+	if service != nil {
+		if was := service.find(now.Addr); was != nil {
+			return p.keepBackend(was, now)
+		}
+	}
 	if now.id, err = p.backendIDs.take("backend"); err != nil {
-		return nil, err
+		return err
 	}
 	p.layout.newBackends = append(p.layout.newBackends, now)
 	p.layout.newSide = true
-	return now, p.setHop(now)
+	return p.setHop(now)
 }
 
 func (p *planner) keepBackend(was, now *backend) error {

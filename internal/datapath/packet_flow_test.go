@@ -3,6 +3,8 @@
 package datapath
 
 import (
+	"encoding/binary"
+	"net/netip"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -13,48 +15,153 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// flows are the entries of a flow table, whatever their keys.
-func (d *rig) flows(table string) []xdplbFlow {
-	d.tb.Helper()
-	var all []xdplbFlow
-	d.eachFlow(table, func(_ []byte, flow xdplbFlow) { all = append(all, flow) })
+// flowHash is what the program makes of a flow's tuple: struct flow_hash.
+type flowHash struct {
+	bucket, tag uint32
+	check       uint8
+}
+
+// hashOf is hash_flow4 and hash_flow6 of the program.
+func (d *rig) hashOf(client, vip netip.AddrPort, protocol uint8) flowHash {
+	ports := uint32(htons(client.Port())) | uint32(htons(vip.Port()))<<16
+	words := append(wordsOf(client.Addr()), wordsOf(vip.Addr())...)
+	words = append(words, ports, uint32(protocol))
+	sum := d.keys[0]
+	for i, word := range words {
+		sum += uint64(word) * d.keys[2+i]
+	}
+	second := (sum ^ sum>>32) * d.keys[1]
+	return flowHash{bucket: uint32(sum >> 32), tag: uint32(second >> 32), check: uint8(second >> 24)}
+}
+
+// wordsOf are the words of an address as it lies in a packet.
+func wordsOf(address netip.Addr) (words []uint32) {
+	b := address.AsSlice()
+	for ; len(b) > 0; b = b[4:] {
+		words = append(words, binary.NativeEndian.Uint32(b))
+	}
+	return words
+}
+
+// homeOf and spillOf are the buckets that the flow may be in.
+func (d *rig) homeOf(hash flowHash) uint32 { return uint32(uint64(hash.bucket) * uint64(d.home) >> 32) }
+
+func (d *rig) spillOf(hash flowHash) uint32 {
+	return d.home + uint32(uint64(hash.tag)*uint64(d.spill)>>32)
+}
+
+// Words of a bucket: entries, then tags and head, two in a word.
+const bucketWords = 8
+
+func (d *rig) bucket(index uint32) (bucket xdplbBucket) {
+	for way := range ways {
+		bucket.Entry[way] = entryOf(d.buckets.load(int(index)*bucketWords + int(way)))
+	}
+	var rest [6]uint32
+	for i := range 3 {
+		word := d.buckets.load(int(index)*bucketWords + int(ways) + i)
+		rest[2*i], rest[2*i+1] = uint32(word), uint32(word>>32)
+	}
+	copy(bucket.Tag[:], rest[:ways])
+	bucket.Head = rest[ways]
+	return bucket
+}
+
+func (d *rig) setEntry(bucket uint32, way int, entry xdplbEntry) {
+	d.buckets.store(int(bucket)*bucketWords+way, wordOf(entry))
+}
+
+func (d *rig) setHead(bucket, head uint32) {
+	last := int(bucket)*bucketWords + bucketWords - 1
+	d.buckets.store(last, d.buckets.load(last)&(1<<32-1)|uint64(head)<<32)
+}
+
+func entryOf(word uint64) xdplbEntry {
+	return xdplbEntry{Target: uint32(word), State: uint8(word >> 32), Check: uint8(word >> 40), Seen: uint16(word >> 48)}
+}
+
+func wordOf(entry xdplbEntry) uint64 {
+	return uint64(entry.Target) | uint64(entry.State)<<32 | uint64(entry.Check)<<40 | uint64(entry.Seen)<<48
+}
+
+// flows are the entries of the flow table.
+func (d *rig) flows() (all []xdplbEntry) {
+	for index := range d.home + d.spill {
+		for way := range ways {
+			if word := d.buckets.load(int(index)*bucketWords + int(way)); word != 0 {
+				all = append(all, entryOf(word))
+			}
+		}
+	}
 	return all
 }
 
-func (d *rig) eachFlow(table string, f func(key []byte, flow xdplbFlow)) {
-	d.tb.Helper()
-	type entry struct {
-		key  []byte
-		flow xdplbFlow
+// find is the flow's entry as a packet would find it, but for the note that something has spilled; nil: there is none.
+func (d *rig) find(hash flowHash) *xdplbEntry {
+	for _, index := range []uint32{d.homeOf(hash), d.spillOf(hash)} {
+		bucket := d.bucket(index)
+		for way, entry := range bucket.Entry {
+			if bucket.Tag[way] == hash.tag && entry.Check == hash.check && wordOf(entry) != 0 {
+				return &entry
+			}
+		}
 	}
-	var all []entry
-	var e entry
-	entries := d.maps[table].Iterate()
-	for entries.Next(&e.key, &e.flow) {
-		all = append(all, e)
-		e.key = nil
+	return nil
+}
+
+// age lets time pass for the flow table: everything in it looks unused for some ticks more.
+func (d *rig) age(ticks uint16) {
+	for index := range d.home + d.spill {
+		bucket := d.bucket(index)
+		for way, entry := range bucket.Entry {
+			if wordOf(entry) != 0 {
+				entry.Seen -= ticks
+				d.setEntry(index, way, entry)
+			}
+		}
+		if bucket.Head&headSpilled != 0 {
+			d.setHead(index, bucket.Head&^headTick|uint32(uint16(bucket.Head)-ticks))
+		}
+	}
+}
+
+// Parts of a bucket's head.
+const (
+	headTick    = uint32(xdplbHeadHEAD_TICK)
+	headSpilled = uint32(xdplbHeadHEAD_SPILLED)
+	headLocked  = uint32(xdplbHeadHEAD_LOCKED)
+)
+
+// eachFragment calls f for the entry of each datagram of which a first fragment was seen.
+func (d *rig) eachFragment(f func(key xdplbFragmentKey, first xdplbEntry)) {
+	d.tb.Helper()
+	all := map[xdplbFragmentKey]xdplbEntry{}
+	var key xdplbFragmentKey
+	var first xdplbEntry
+	entries := d.maps["fragments"].Iterate()
+	for entries.Next(&key, &first) {
+		all[key] = first
 	}
 	if err := entries.Err(); err != nil {
 		d.tb.Fatal(err)
 	}
-	for _, e := range all {
-		f(e.key, e.flow)
+	for key, first := range all {
+		f(key, first)
 	}
 }
 
-// age makes all flows of a table look unused for some ticks more.
-func (d *rig) age(table string, ticks uint32) {
+func (d *rig) ageFragments(ticks uint16) {
 	d.tb.Helper()
-	d.eachFlow(table, func(key []byte, flow xdplbFlow) {
-		flow.Seen -= ticks
-		d.put(table, key, flow)
+	d.eachFragment(func(key xdplbFragmentKey, first xdplbEntry) {
+		first.Seen -= ticks
+		d.put("fragments", key, first)
 	})
 }
 
-func (d *rig) forgetIn(table string) {
+func (d *rig) forgetFragments() {
 	d.tb.Helper()
-	d.eachFlow(table, func(key []byte, _ xdplbFlow) {
-		if err := d.maps[table].Delete(key); err != nil {
+	d.eachFragment(func(key xdplbFragmentKey, _ xdplbEntry) {
+		if err := d.maps["fragments"].Delete(key); err != nil {
 			d.tb.Fatal(err)
 		}
 	})
@@ -70,40 +177,36 @@ func (d *rig) destination(t testing.TB, in []byte) macAddr {
 	return macAddr(out[:6])
 }
 
-// flowTables compares what the tables hold; the time of the last packet is another test's.
-func (d *rig) wantFlows(t *testing.T, when string, want map[string][]xdplbFlow) {
+// wantFlows compares what the flow table holds; the time of the last packet is another test's.
+func (d *rig) wantFlows(t *testing.T, when string, want ...xdplbEntry) {
 	t.Helper()
-	got := map[string][]xdplbFlow{}
-	for _, name := range []string{"flows4", "flows6", "syns4", "syns6"} {
-		if flows := d.flows(name); len(flows) > 0 {
-			got[name] = flows
-		}
-	}
-	ignored := cmp.Options{cmpopts.IgnoreFields(xdplbFlow{}, "Seen"), cmpopts.IgnoreFields(xdplbFlow{}, "_"), cmpopts.IgnoreFields(xdplbTarget{}, "_")}
-	if diff := cmp.Diff(want, got, ignored); diff != "" {
+	ignored := cmp.Options{cmpopts.IgnoreFields(xdplbEntry{}, "Seen", "Check", "_"), cmpopts.EquateEmpty()}
+	if diff := cmp.Diff(want, d.flows(), ignored); diff != "" {
 		t.Errorf("%s: flows (-want +got):\n%s", when, diff)
 	}
 }
 
-func flowTo(backend uint32, state xdplbFlowState) []xdplbFlow {
-	return []xdplbFlow{{Target: xdplbTarget{Backend: backend, Generation: generation(backend)}, State: uint32(state)}}
+func flowTo(backend uint32, state xdplbFlowState) xdplbEntry {
+	return xdplbEntry{Target: firstTarget(backend), State: uint8(state)}
 }
 
-// eachFamily runs a test of flows under IPv4 and IPv6: f gets a network header from the client to the VIP, and the
-// ending of the tables' names.
-func eachFamily(t *testing.T, f func(t *testing.T, ip func() gopacket.SerializableLayer, family string)) {
+// firstTarget is a backend in the life that it has at first.
+func firstTarget(backend uint32) uint32 { return targetOf(backend, generation(backend)) }
+
+// eachFamily runs a test of flows under IPv4 and IPv6: f gets a network header from the client to the VIP.
+func eachFamily(t *testing.T, f func(t *testing.T, ip func() gopacket.SerializableLayer)) {
 	t.Run("IPv4", func(t *testing.T) {
-		f(t, func() gopacket.SerializableLayer { return ip4() }, "4")
+		f(t, func() gopacket.SerializableLayer { return ip4() })
 	})
 	t.Run("IPv6", func(t *testing.T) {
-		f(t, func() gopacket.SerializableLayer { return ip6() }, "6")
+		f(t, func() gopacket.SerializableLayer { return ip6() })
 	})
 }
 
 // newPair is a director with two real servers by turns under both VIPs.
-func newPair(tb testing.TB) *rig {
+func newPair(tb testing.TB, change ...func(*ebpf.CollectionSpec)) *rig {
 	tb.Helper()
-	d := newRig(tb)
+	d := newRig(tb, change...)
 	d.publish(everywhere(portPlain, xdplbSchedulerSCHEDULER_RR, real1, real2)...)
 	return d
 }
@@ -111,49 +214,36 @@ func newPair(tb testing.TB) *rig {
 func finAck() *layers.TCP { return tcp(clientPort, portPlain, tcpFlags{fin: true, ack: true}) }
 func reset() *layers.TCP  { return tcp(clientPort, portPlain, tcpFlags{rst: true}) }
 
-// TestLifeOfAConnection follows one connection through the tables.
+// TestLifeOfAConnection follows one connection through the states of its entry.
 func TestLifeOfAConnection(t *testing.T) {
 	t.Parallel()
-	eachFamily(t, func(t *testing.T, ip func() gopacket.SerializableLayer, family string) {
+	eachFamily(t, func(t *testing.T, ip func() gopacket.SerializableLayer) {
 		d := newPair(t)
 		steps := []struct {
-			name   string
-			in     *layers.TCP
-			to     macAddr
-			tables map[string][]xdplbFlow
+			name string
+			in   *layers.TCP
+			to   macAddr
+			flow xdplbEntry
 		}{
-			{"SYN", syn(portPlain), real1MAC, map[string][]xdplbFlow{
-				"syns" + family: flowTo(real1, xdplbFlowStateFLOW_SYN)}},
-			{"SYN again", syn(portPlain), real1MAC, map[string][]xdplbFlow{
-				"syns" + family: flowTo(real1, xdplbFlowStateFLOW_SYN)}},
-			{"ACK", ack(portPlain), real1MAC, map[string][]xdplbFlow{
-				"flows" + family: flowTo(real1, xdplbFlowStateFLOW_ESTABLISHED)}},
-			{"ACK again", ack(portPlain), real1MAC, map[string][]xdplbFlow{
-				"flows" + family: flowTo(real1, xdplbFlowStateFLOW_ESTABLISHED)}},
-			{"late SYN", syn(portPlain), real1MAC, map[string][]xdplbFlow{
-				"flows" + family: flowTo(real1, xdplbFlowStateFLOW_ESTABLISHED)}},
-			{"FIN", finAck(), real1MAC, map[string][]xdplbFlow{
-				"flows" + family: flowTo(real1, xdplbFlowStateFLOW_FIN)}},
-			{"last ACK", ack(portPlain), real1MAC, map[string][]xdplbFlow{
-				"flows" + family: flowTo(real1, xdplbFlowStateFLOW_FIN)}},
-			{"SYN of the next connection", syn(portPlain), real2MAC, map[string][]xdplbFlow{
-				"syns" + family: flowTo(real2, xdplbFlowStateFLOW_SYN)}},
-			{"its ACK", ack(portPlain), real2MAC, map[string][]xdplbFlow{
-				"flows" + family: flowTo(real2, xdplbFlowStateFLOW_ESTABLISHED)}},
-			{"RST", reset(), real2MAC, map[string][]xdplbFlow{
-				"flows" + family: flowTo(real2, xdplbFlowStateFLOW_CLOSED)}},
-			{"FIN behind it", finAck(), real2MAC, map[string][]xdplbFlow{
-				"flows" + family: flowTo(real2, xdplbFlowStateFLOW_CLOSED)}},
-			{"SYN after RST", syn(portPlain), real1MAC, map[string][]xdplbFlow{
-				"syns" + family: flowTo(real1, xdplbFlowStateFLOW_SYN)}},
-			{"RST right behind the SYN", reset(), real1MAC, map[string][]xdplbFlow{
-				"flows" + family: flowTo(real1, xdplbFlowStateFLOW_CLOSED)}},
+			{"SYN", syn(portPlain), real1MAC, flowTo(real1, xdplbFlowStateFLOW_SYN)},
+			{"SYN again", syn(portPlain), real1MAC, flowTo(real1, xdplbFlowStateFLOW_SYN)},
+			{"ACK", ack(portPlain), real1MAC, flowTo(real1, xdplbFlowStateFLOW_ESTABLISHED)},
+			{"ACK again", ack(portPlain), real1MAC, flowTo(real1, xdplbFlowStateFLOW_ESTABLISHED)},
+			{"late SYN", syn(portPlain), real1MAC, flowTo(real1, xdplbFlowStateFLOW_ESTABLISHED)},
+			{"FIN", finAck(), real1MAC, flowTo(real1, xdplbFlowStateFLOW_FIN)},
+			{"last ACK", ack(portPlain), real1MAC, flowTo(real1, xdplbFlowStateFLOW_FIN)},
+			{"SYN of the next connection", syn(portPlain), real2MAC, flowTo(real2, xdplbFlowStateFLOW_SYN)},
+			{"its ACK", ack(portPlain), real2MAC, flowTo(real2, xdplbFlowStateFLOW_ESTABLISHED)},
+			{"RST", reset(), real2MAC, flowTo(real2, xdplbFlowStateFLOW_CLOSED)},
+			{"FIN behind it", finAck(), real2MAC, flowTo(real2, xdplbFlowStateFLOW_CLOSED)},
+			{"SYN after RST", syn(portPlain), real1MAC, flowTo(real1, xdplbFlowStateFLOW_SYN)},
+			{"RST right behind the SYN", reset(), real1MAC, flowTo(real1, xdplbFlowStateFLOW_CLOSED)},
 		}
 		for _, step := range steps {
 			if to := d.destination(t, frame(ip(), step.in)); to != step.to {
 				t.Errorf("%s: to %x, want %x", step.name, to, step.to)
 			}
-			d.wantFlows(t, step.name, step.tables)
+			d.wantFlows(t, step.name, step.flow)
 		}
 		if got := d.counters(real1).Connections + d.counters(real2).Connections; got != 3 {
 			t.Errorf("%d connections counted, want 3", got)
@@ -163,14 +253,14 @@ func TestLifeOfAConnection(t *testing.T) {
 
 func TestLifeOfADatagramFlow(t *testing.T) {
 	t.Parallel()
-	eachFamily(t, func(t *testing.T, ip func() gopacket.SerializableLayer, family string) {
+	eachFamily(t, func(t *testing.T, ip func() gopacket.SerializableLayer) {
 		d := newPair(t)
 		for range 5 {
 			if to := d.destination(t, frame(ip(), udp(portPlain))); to != real1MAC {
 				t.Errorf("to %x, want %x", to, real1MAC)
 			}
 		}
-		d.wantFlows(t, "5 datagrams", map[string][]xdplbFlow{"flows" + family: flowTo(real1, xdplbFlowStateFLOW_UDP)})
+		d.wantFlows(t, "5 datagrams", flowTo(real1, xdplbFlowStateFLOW_UDP))
 	})
 }
 
@@ -205,7 +295,7 @@ func TestFlowsAreApart(t *testing.T) {
 // TestIdleFlows ages a flow and looks where its next packet goes: to real1, where the flow is, or by turn to real2.
 func TestIdleFlows(t *testing.T) {
 	t.Parallel()
-	eachFamily(t, func(t *testing.T, ip func() gopacket.SerializableLayer, family string) {
+	eachFamily(t, func(t *testing.T, ip func() gopacket.SerializableLayer) {
 		ackIn := func() gopacket.SerializableLayer { return ack(portPlain) }
 		synIn := func() gopacket.SerializableLayer { return syn(portPlain) }
 		finIn := func() gopacket.SerializableLayer { return finAck() }
@@ -216,31 +306,30 @@ func TestIdleFlows(t *testing.T) {
 		for _, c := range []struct {
 			name    string
 			before  []layer
-			table   string
 			timeout xdplbTimeout
 			in      layer
 			anew    bool // behind the timeout
 		}{
-			{"SYN behind SYN", []layer{synIn}, "syns", xdplbTimeoutTIMEOUT_SYN, synIn, true},
-			{"ACK behind SYN", []layer{synIn}, "syns", xdplbTimeoutTIMEOUT_SYN, ackIn, false},
-			{"SYN behind ACK", []layer{synIn, ackIn}, "flows", xdplbTimeoutTIMEOUT_ESTABLISHED, synIn, true},
-			{"ACK behind ACK", []layer{synIn, ackIn}, "flows", xdplbTimeoutTIMEOUT_ESTABLISHED, ackIn, false},
-			{"FIN behind ACK", []layer{synIn, ackIn}, "flows", xdplbTimeoutTIMEOUT_ESTABLISHED, finIn, false},
-			{"ACK behind FIN", []layer{synIn, ackIn, finIn}, "flows", xdplbTimeoutTIMEOUT_FIN, ackIn, false},
-			{"ACK behind RST", []layer{synIn, ackIn, rstIn}, "flows", xdplbTimeoutTIMEOUT_CLOSED, ackIn, false},
-			{"datagram", []layer{udpIn}, "flows", xdplbTimeoutTIMEOUT_UDP, udpIn, true},
+			{"SYN behind SYN", []layer{synIn}, xdplbTimeoutTIMEOUT_SYN, synIn, true},
+			{"ACK behind SYN", []layer{synIn}, xdplbTimeoutTIMEOUT_SYN, ackIn, false},
+			{"SYN behind ACK", []layer{synIn, ackIn}, xdplbTimeoutTIMEOUT_ESTABLISHED, synIn, true},
+			{"ACK behind ACK", []layer{synIn, ackIn}, xdplbTimeoutTIMEOUT_ESTABLISHED, ackIn, false},
+			{"FIN behind ACK", []layer{synIn, ackIn}, xdplbTimeoutTIMEOUT_ESTABLISHED, finIn, false},
+			{"ACK behind FIN", []layer{synIn, ackIn, finIn}, xdplbTimeoutTIMEOUT_FIN, ackIn, false},
+			{"ACK behind RST", []layer{synIn, ackIn, rstIn}, xdplbTimeoutTIMEOUT_CLOSED, ackIn, false},
+			{"datagram", []layer{udpIn}, xdplbTimeoutTIMEOUT_UDP, udpIn, true},
 		} {
 			t.Run(c.name, func(t *testing.T) {
-				for _, age := range []uint32{1, uint32(c.timeout) - 3, uint32(c.timeout) + 2, 1 << 20} {
+				for _, age := range []uint16{1, uint16(c.timeout) - 3, uint16(c.timeout) + 2, 1 << 15} {
 					d.forget()
 					d.turn(0)
 					for _, in := range c.before {
 						d.run(frame(ip(), in()))
 					}
 					d.turn(1)
-					d.age(c.table+family, age)
+					d.age(age)
 					want := real1MAC
-					if c.anew && age > uint32(c.timeout) {
+					if c.anew && age > uint16(c.timeout) {
 						want = real2MAC
 					}
 					if to := d.destination(t, frame(ip(), c.in())); to != want {
@@ -262,27 +351,26 @@ func TestPacketsKeepFlowsAlive(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		setup [][]byte
-		table string
 		in    []byte
 		alive bool
 	}{
-		{"SYN", [][]byte{frame(ip4(), syn(portPlain))}, "syns4", frame(ip4(), syn(portPlain)), true},
-		{"ACK", [][]byte{frame(ip4(), syn(portPlain)), frame(ip4(), ack(portPlain))}, "flows4", frame(ip4(), ack(portPlain)), true},
-		{"datagram", [][]byte{frame(ip6(), udp(portPlain))}, "flows6", frame(ip6(), udp(portPlain)), true},
-		{"ICMP error", [][]byte{frame(ip4(), syn(portPlain)), frame(ip4(), ack(portPlain))}, "flows4",
+		{"SYN", [][]byte{frame(ip4(), syn(portPlain))}, frame(ip4(), syn(portPlain)), true},
+		{"ACK", [][]byte{frame(ip4(), syn(portPlain)), frame(ip4(), ack(portPlain))}, frame(ip4(), ack(portPlain)), true},
+		{"datagram", [][]byte{frame(ip6(), udp(portPlain))}, frame(ip6(), udp(portPlain)), true},
+		{"ICMP error", [][]byte{frame(ip4(), syn(portPlain)), frame(ip4(), ack(portPlain))},
 			error4(3, 4, quote4(28)), false},
 	} {
 		d.forget()
 		for _, in := range c.setup {
 			d.run(in)
 		}
-		d.age(c.table, 40)
+		d.age(40)
 		d.run(c.in)
-		flows := d.flows(c.table)
+		flows := d.flows()
 		if len(flows) != 1 {
 			t.Fatalf("%s: %d flows, want 1", c.name, len(flows))
 		}
-		if got := nowTicks(t)-flows[0].Seen < 10; got != c.alive {
+		if got := uint16(nowTicks(t))-flows[0].Seen < 10; got != c.alive {
 			t.Errorf("%s: flow renewed: %v, want %v", c.name, got, c.alive)
 		}
 	}
@@ -308,9 +396,8 @@ func TestClockOfAnotherCPU(t *testing.T) {
 		"SYN":      frame(ip6(), syn(portPlain)),
 	} {
 		want := d.destination(t, in)
-		const future = ^uint32(0) // one tick ahead
-		d.age("flows4", future)
-		d.age("syns6", future)
+		const future = ^uint16(0) // one tick ahead
+		d.age(future)
 		if to := d.destination(t, in); to != want {
 			t.Errorf("%s: to %x, then to %x", name, want, to)
 		}
@@ -321,7 +408,7 @@ func TestClockOfAnotherCPU(t *testing.T) {
 // its successor under the same id.
 func TestRemovedBackend(t *testing.T) {
 	t.Parallel()
-	eachFamily(t, func(t *testing.T, ip func() gopacket.SerializableLayer, family string) {
+	eachFamily(t, func(t *testing.T, ip func() gopacket.SerializableLayer) {
 		d := newPair(t)
 		setup := func() {
 			d.forget()
@@ -362,7 +449,7 @@ func TestRemovedBackend(t *testing.T) {
 		setup()
 		d.setGeneration(real1, generation(real1)+1)
 		quoted := error4(3, 4, quote4(28))
-		if family == "6" {
+		if ip().LayerType() == layers.LayerTypeIPv6 {
 			quoted = error6(2, 0, quote6(48))
 		}
 		if reason, _, _ := d.explain(quoted); reason != isICMPUnmatched {
@@ -378,13 +465,13 @@ func TestEntryGivenToANewFlow(t *testing.T) {
 	for _, in := range []*layers.TCP{syn(portPlain), ack(portPlain), finAck()} {
 		d.run(frame(ip4(), in))
 	}
-	d.age("flows4", uint32(xdplbTimeoutTIMEOUT_FIN)+2)
+	d.age(uint16(xdplbTimeoutTIMEOUT_FIN) + 2)
 	d.setGeneration(real1, generation(real1)+1)
 	if to := d.destination(t, frame(ip4(), ack(portPlain))); to != real2MAC {
 		t.Fatalf("to %x, want %x", to, real2MAC)
 	}
-	d.wantFlows(t, "taken over", map[string][]xdplbFlow{"flows4": flowTo(real2, xdplbFlowStateFLOW_ESTABLISHED)})
-	if idle := nowTicks(t) - d.flows("flows4")[0].Seen; idle >= 10 {
+	d.wantFlows(t, "taken over", flowTo(real2, xdplbFlowStateFLOW_ESTABLISHED))
+	if idle := uint16(nowTicks(t)) - d.flows()[0].Seen; idle >= 10 {
 		t.Errorf("taken over: idle for %d ticks", idle)
 	}
 }
@@ -415,28 +502,31 @@ func TestQuiescedBackend(t *testing.T) {
 	}
 }
 
-// TestFlowTableFull: tables that evict make room for nearly everything, so this one does not.
-func TestFlowTableFull(t *testing.T) {
+// TestBucketThatStaysLocked: what cannot be recorded is dropped, since its next packet might go elsewhere. Packets of
+// known flows need no lock.
+func TestBucketThatStaysLocked(t *testing.T) {
 	t.Parallel()
-	d := newRig(t, func(spec *ebpf.CollectionSpec) {
-		for _, name := range []string{"flows6", "syns4"} {
-			spec.Maps[name].Type = ebpf.Hash
-			spec.Maps[name].MaxEntries = 1
+	d := newPair(t)
+	known := frame(ip4(), udp(portPlain))
+	d.run(known)
+	for index := range d.home + d.spill {
+		d.setHead(index, headLocked)
+	}
+	for name, in := range map[string][]byte{"SYN": frame(ip4(), syn(portPlain)), "datagram": frame(ip6(), udp(portPlain))} {
+		if reason, _, _ := d.explain(in); reason != isFlowTableFull {
+			t.Errorf("%s: reason %s, want %s", name, nameOf(reason), nameOf(isFlowTableFull))
 		}
-	})
-	d.publish(everywhere(portPlain, xdplbSchedulerSCHEDULER_RR, real1)...)
-	d.check(t, []packetCase{
-		{name: "SYN", before: [][]byte{frame(ip4(from4(router4)), syn(portPlain))},
-			in: frame(ip4(), syn(portPlain)), reason: isFlowTableFull},
-		{name: "datagram", before: [][]byte{frame(ip6(from6(router6)), udp(portPlain))},
-			in: frame(ip6(), udp(portPlain)), reason: isFlowTableFull},
-	})
-	if got := d.counters(real1).Connections; got != 2 {
-		t.Errorf("%d connections counted, want the 2 that were stored", got)
+	}
+	if to := d.destination(t, known); to != real1MAC {
+		t.Errorf("known flow: to %x, want %x", to, real1MAC)
+	}
+	d.wantFlows(t, "locked", flowTo(real1, xdplbFlowStateFLOW_UDP))
+	if got := d.counters(real1).Connections + d.counters(real2).Connections; got != 1 {
+		t.Errorf("%d connections counted, want the 1 that was recorded", got)
 	}
 }
 
-// TestSynFlood: more SYNs than their table holds push no established connection out.
+// TestSynFlood: more SYNs than the table holds push no established connection out.
 func TestSynFlood(t *testing.T) {
 	t.Parallel()
 	d := newPair(t)
@@ -446,19 +536,34 @@ func TestSynFlood(t *testing.T) {
 		to[port] = d.destination(t, frame(ip4(), tcp(port, portPlain, tcpFlags{syn: true})))
 		d.run(frame(ip4(), tcp(port, portPlain, tcpFlags{ack: true})))
 	}
-	for port := range 4 * flowRoom {
-		if reason, _ := d.run(frame(ip4(from4(router4)), tcp(uint16(port), portPlain, tcpFlags{syn: true}))); reason != xdpTX {
-			t.Fatalf("SYN %d: verdict %d, want %d", port, reason, xdpTX)
+	for port := range 4 * flowBuckets * int(ways) {
+		if action, _ := d.run(frame(ip4(from4(router4)), tcp(uint16(port), portPlain, tcpFlags{syn: true}))); action != xdpTX {
+			t.Fatalf("SYN %d: verdict %d, want %d", port, action, xdpTX)
 		}
-	}
-	if got := len(d.flows("flows4")); got != established {
-		t.Errorf("%d established connections left, want %d", got, established)
 	}
 	for port, want := range to {
 		if got := d.destination(t, frame(ip4(), tcp(port, portPlain, tcpFlags{ack: true}))); got != want {
 			t.Errorf("connection of port %d: to %x, want %x", port, got, want)
 		}
 	}
+	if got := d.evictions()[xdplbEvictionEVICTION_ESTABLISHED]; got != 0 {
+		t.Errorf("%d established connections evicted", got)
+	}
+}
+
+// evictions are the counts by kind, of all CPUs.
+func (d *rig) evictions() (sums [xdplbEvictionEVICTION_COUNT]uint64) {
+	d.tb.Helper()
+	for kind := range sums {
+		var each []uint64
+		if err := d.maps["evictions"].Lookup(uint32(kind), &each); err != nil {
+			d.tb.Fatal(err)
+		}
+		for _, n := range each {
+			sums[kind] += n
+		}
+	}
+	return sums
 }
 
 // TestFlowOnTwoCPUs sends the first packets of the same flows on all CPUs at once. Each flow has one backend, whoever
@@ -471,7 +576,7 @@ func TestFlowOnTwoCPUs(t *testing.T) {
 	}
 	for name, frame := range frameOf {
 		t.Run(name, func(t *testing.T) {
-			d := newPair(t)
+			d := newPair(t, tableOf(8*flowBuckets, 8*spillBuckets)) // SYNs may have a part only of each bucket
 			var frames [][]byte
 			for port := range uint16(flows) {
 				frames = append(frames, frame(1024+port))
@@ -481,23 +586,41 @@ func TestFlowOnTwoCPUs(t *testing.T) {
 			onEachCPU(t, func(worker, workers int) {
 				for i, in := range frames {
 					meeting.wait(i, workers)
-					_, out := d.run(in)
-					to[worker][i] = macAddr(out[:6])
+					if action, out := d.run(in); action == xdpTX {
+						to[worker][i] = macAddr(out[:6])
+					}
 				}
 				meeting.wait(flows, workers)
 				for i := range frames {
 					for other := range workers {
-						if to[other][i] != to[worker][i] {
-							t.Errorf("flow %d: to %x and to %x", i, to[worker][i], to[other][i])
+						one, two := to[worker][i], to[other][i]
+						if one != two && one != (macAddr{}) && two != (macAddr{}) {
+							t.Errorf("flow %d: to %x and to %x", i, one, two)
 							return
 						}
 					}
 				}
 			})
+			d.wantFewUnlocked(t, flows)
 			if got := d.counters(real1).Connections + d.counters(real2).Connections; got != flows {
 				t.Errorf("%d connections, want %d", got, flows)
 			}
 		})
+	}
+}
+
+// wantFewUnlocked allows for packets that were dropped because another CPU held their bucket's lock. It is held for less
+// than a microsecond, but for the thread of BPF_PROG_TEST_RUN that is put off meanwhile, as no interrupt's packet is.
+func (d *rig) wantFewUnlocked(t *testing.T, packets uint64) {
+	t.Helper()
+	reasons := d.reasons()
+	if n := reasons[isFlowTableFull]; n > packets/100 {
+		t.Errorf("%d of %d packets dropped at a locked bucket", n, packets)
+	}
+	for reason, n := range reasons {
+		if verdict := verdictOf(xdplbReason(reason)); n > 0 && verdict != xdpTX && xdplbReason(reason) != isFlowTableFull {
+			t.Errorf("%d packets counted as %s", n, nameOf(xdplbReason(reason)))
+		}
 	}
 }
 

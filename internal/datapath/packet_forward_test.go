@@ -90,24 +90,26 @@ func TestHalfMadeConfiguration(t *testing.T) {
 		name    string
 		service xdplbService
 	}{
-		{"no such cursor", xdplbService{Id: serviceRoom, Slots: 1, Scheduler: uint32(xdplbSchedulerSCHEDULER_RR)}},
-		{"no such table", xdplbService{Table: tableRoom, Slots: 1, Scheduler: uint32(xdplbSchedulerSCHEDULER_MH)}},
-		{"table shorter than its slots", xdplbService{Slots: 100, Scheduler: uint32(xdplbSchedulerSCHEDULER_RR)}},
+		{"no such cursor", xdplbService{Id: serviceRoom + 1}},
+		{"no such table", xdplbService{Id: 1, Table: tableRoom}},
+		{"no table", xdplbService{Id: 1}},
+		{"table shorter than its slots", xdplbService{Id: 1, Table: 1, Slots: 200}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := newRig(t)
-			d.addTables([]virtual{{slots: []uint32{real1, real2}}}) // table 0
-			d.put("cursors", uint32(0), xdplbCursor{Next: 99})
-			services := d.newInner("services6", 1)
-			key := xdplbServiceKey6{Address: vip6.As16(), Port: htons(portPlain), Protocol: 6}
-			if err := services.Put(key, c.service); err != nil {
+			d.publish(tcpService("[fd00:172::9]:80", xdplbSchedulerSCHEDULER_RR, real1, real2))
+			d.turn(99)
+			var broken xdplbService
+			side := uint32(d.config.load(0)) & 1
+			if err := d.maps["services"].Lookup(side*serviceRoom, &broken); err != nil {
 				t.Fatal(err)
 			}
-			d.put("services6", uint32(0), services)
+			broken.Id, broken.Table, broken.Slots = c.service.Id, c.service.Table, max(c.service.Slots, 1)
+			d.put("services", side*serviceRoom, broken)
 			d.check(t, []packetCase{{name: "SYN", in: frame(ip6(), syn(portPlain)), reason: isInternal}})
 		})
 	}
-	t.Run("no side", func(t *testing.T) {
+	t.Run("nothing published", func(t *testing.T) {
 		newRig(t).check(t, []packetCase{{name: "SYN", in: frame(ip4(), syn(portPlain)), reason: isNoService}})
 	})
 }

@@ -116,7 +116,7 @@ func TestFragmentsFollowTheFirstNotTheFlow(t *testing.T) {
 	d.publish(everywhere(portPlain, xdplbSchedulerSCHEDULER_RR, real1, real2)...)
 	first := frame(ip4(fragment4(0, true)), udp(portPlain), data(1472))
 	to := d.destination(t, first)
-	d.forgetIn("flows4")
+	clear(d.buckets)
 	if again := d.destination(t, frame(ip4(), udp(portPlain))); again == to {
 		t.Fatalf("the flow was scheduled anew to %x too: this test shows nothing", again)
 	}
@@ -130,15 +130,15 @@ func TestFragmentsAge(t *testing.T) {
 	d := newWorld(t)
 	first := frame(ip4(fragment4(0, true)), udp(portPlain), data(1472))
 	for _, c := range []struct {
-		age    uint32
+		age    uint16
 		reason xdplbReason
 	}{
 		{0, isTX},
-		{uint32(xdplbTimeoutTIMEOUT_FRAGMENT) - 3, isTX},
-		{uint32(xdplbTimeoutTIMEOUT_FRAGMENT) + 2, isFragmentUnmatched},
+		{uint16(xdplbTimeoutTIMEOUT_FRAGMENT) - 3, isTX},
+		{uint16(xdplbTimeoutTIMEOUT_FRAGMENT) + 2, isFragmentUnmatched},
 	} {
 		d.run(first)
-		d.age("fragments", c.age)
+		d.ageFragments(c.age)
 		if reason, _, _ := d.explain(later4()); reason != c.reason {
 			t.Errorf("%d ticks behind its first fragment: reason %s, want %s", c.age, nameOf(reason), nameOf(c.reason))
 		}

@@ -185,9 +185,7 @@ func TestHashedConnectionOfAnotherDirector(t *testing.T) {
 			t.Errorf("client %v: SYN to %x, ACK to %x", client, want, to)
 		}
 	}
-	if got := len(d.flows("flows4")); got != 1 {
-		t.Errorf("%d flows of the last client, want 1", got)
-	}
+	d.wantFlows(t, "the hash finds it again")
 }
 
 // TestConfigurationsChangeAtOnce: one store of the epoch changes IPv4 and IPv6, TCP and UDP together. A packet that

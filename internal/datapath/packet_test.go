@@ -4,8 +4,10 @@ package datapath
 
 import (
 	"encoding/binary"
+	"math/rand/v2"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -112,11 +114,22 @@ const (
 
 // Sizes of the test's maps.
 const (
-	serviceRoom = 64
-	tableRoom   = 64
-	flowRoom    = 4096
-	synRoom     = 512
+	serviceRoom    = 64
+	serviceBuckets = 64
+	tableRoom      = 256
+	flowBuckets    = 1024
+	spillBuckets   = 512
+	floodRate      = 1 << 20 // in one tick: out of a test's reach, but where the test is about floods
 )
+
+// hashKeys are any odd numbers; drawn once, so that a test that fails fails again.
+func hashKeys() (keys [12]uint64) {
+	random := rand.New(rand.NewPCG(7, 9))
+	for i := range keys {
+		keys[i] = random.Uint64() | 1
+	}
+	return keys
+}
 
 // rig is the program with small maps, which the test fills itself, whatever the rest of this package does.
 type rig struct {
@@ -127,6 +140,26 @@ type rig struct {
 	tables  uint32 // used so far
 	config  mapped
 	hops    mapped // of backends, two words each
+	buckets mapped // of flows
+	home    uint32 // buckets in the first part of the flow table
+	spill   uint32 // and in the second
+	keys    [12]uint64
+}
+
+// tableOf gives the flow table another size.
+func tableOf(home, spill uint32) func(*ebpf.CollectionSpec) {
+	return func(spec *ebpf.CollectionSpec) {
+		spec.Maps["flows"].MaxEntries = home + spill
+		spec.Maps["flow_origins"].MaxEntries = home + spill
+		spec.Maps["flow_clients6"].MaxEntries = (home + spill) * ways
+		must(spec.Variables["flow_buckets"].Set(home))
+		must(spec.Variables["spill_buckets"].Set(spill))
+	}
+}
+
+// floodAt lets a service enter flood mode with the new flow behind so many in one tick.
+func floodAt(rate uint32) func(*ebpf.CollectionSpec) {
+	return func(spec *ebpf.CollectionSpec) { must(spec.Variables["flood_rate"].Set(rate)) }
 }
 
 // newRig has the world's backends and egresses, and no service. What is given may change the program before its load.
@@ -139,12 +172,14 @@ func newRig(tb testing.TB, change ...func(*ebpf.CollectionSpec)) *rig {
 	}
 	for name, size := range map[string]uint32{
 		"backends": backendRoom, "backend_counters": backendRoom, "egresses": egressRoom,
-		"cursors": serviceRoom, "retired_counters": serviceRoom, "tables": tableRoom,
-		"flows4": flowRoom, "flows6": flowRoom, "syns4": synRoom, "syns6": synRoom,
+		"cursors": serviceRoom + 1, "retired_counters": serviceRoom, "tables": tableRoom,
+		"services": 2 * serviceRoom, "service_buckets": 2 * serviceBuckets, "backend_info": 2 * backendRoom,
 	} {
 		spec.Maps[name].MaxEntries = size
 	}
-	for _, f := range change {
+	must(spec.Variables["service_buckets_per_side"].Set(uint32(serviceBuckets)))
+	must(spec.Variables["hash_keys"].Set(hashKeys()))
+	for _, f := range append([]func(*ebpf.CollectionSpec){tableOf(flowBuckets, spillBuckets), floodAt(floodRate)}, change...) {
 		f(spec)
 	}
 	collection, err := ebpf.NewCollection(spec)
@@ -152,8 +187,11 @@ func newRig(tb testing.TB, change ...func(*ebpf.CollectionSpec)) *rig {
 		tb.Fatalf("%+v", err)
 	}
 	tb.Cleanup(collection.Close)
-	d := &rig{tb: tb, spec: spec, maps: collection.Maps, program: collection.Programs["xdplb"]}
+	d := &rig{tb: tb, spec: spec, maps: collection.Maps, program: collection.Programs["xdplb"], keys: hashKeys()}
+	must(spec.Variables["flow_buckets"].Get(&d.home))
+	must(spec.Variables["spill_buckets"].Get(&d.spill))
 	d.config = mapMemory(tb, d.maps["config"])
+	d.buckets = mapMemory(tb, d.maps["flows"])
 	d.hops = mapMemory(tb, d.maps["backends"])
 
 	d.put("interfaces", uint32(ifindexHere), xdplbInterface{Mac: directorMAC})
@@ -193,7 +231,7 @@ func (d *rig) reportTo(tb testing.TB) func() {
 // turn makes the next flow of every service take a slot of its table.
 func (d *rig) turn(slot uint64) {
 	d.tb.Helper()
-	for id := range uint32(serviceRoom) {
+	for id := range uint32(serviceRoom + 1) {
 		d.put("cursors", id, xdplbCursor{Next: slot})
 	}
 }
@@ -210,7 +248,7 @@ type mapped []byte
 
 func mapMemory(tb testing.TB, m *ebpf.Map) mapped {
 	tb.Helper()
-	memory, err := unix.Mmap(m.FD(), 0, int(m.MaxEntries()*m.ValueSize()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	memory, err := unix.Mmap(m.FD(), 0, int(m.MaxEntries()*((m.ValueSize()+7)&^7)), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -245,7 +283,8 @@ type virtual struct {
 	at        netip.AddrPort
 	protocol  uint8
 	scheduler xdplbScheduler
-	slots     []uint32
+	slots     []uint32 // may have the bit SLOT_UNSETTLED
+	previous  []uint32 // mh: what the unsettled slots had before, as long as slots
 }
 
 func tcpService(at string, scheduler xdplbScheduler, slots ...uint32) virtual {
@@ -273,37 +312,80 @@ func (d *rig) publish(services ...virtual) {
 	d.flip()
 }
 
-// prepare builds the other side of the configuration. Services without an id get their position as id.
+// prepare builds the other side of the configuration. Services without an id get their position, from 1, as id.
 func (d *rig) prepare(services ...virtual) {
 	d.tb.Helper()
+	if len(services) > serviceRoom {
+		d.tb.Fatalf("%d services, there is room for %d", len(services), serviceRoom)
+	}
 	side := uint32(d.config.load(0)+1) & 1
-	services4, services6 := d.newInner("services4", len(services)), d.newInner("services6", len(services))
-	tables := d.addTables(services)
+	tables, previous := d.addTables(services)
+	keys := map[uint64]uint32{}
 	for i, s := range services {
 		value := xdplbService{
 			Id: s.id, Table: tables[i], Slots: uint32(len(s.slots)), Scheduler: uint32(s.scheduler),
+			Previous: previous[i], Port: htons(s.at.Port()), Protocol: s.protocol, Family: 6,
 		}
 		if value.Id == 0 {
-			value.Id = uint32(i)
+			value.Id = uint32(i) + 1
 		}
-		port := htons(s.at.Port())
-		var err error
-		if address := s.at.Addr(); address.Is4() {
-			b := address.As4()
-			key := xdplbServiceKey4{Address: binary.NativeEndian.Uint32(b[:]), Port: port, Protocol: s.protocol}
-			err = services4.Put(key, value)
-		} else {
-			key := xdplbServiceKey6{Address: address.As16(), Port: port, Protocol: s.protocol}
-			err = services6.Put(key, value)
+		copy(value.Address[:], s.at.Addr().AsSlice())
+		if s.at.Addr().Is4() {
+			value.Family = 4
 		}
-		if err != nil {
-			d.tb.Fatal(err)
-		}
+		index := side*serviceRoom + uint32(i)
+		d.put("services", index, value)
+		keys[serviceKey(s.at, s.protocol)] = index
 	}
-	var group sync.WaitGroup // each update waits for a grace period
-	group.Go(func() { d.put("services4", side, services4) })
-	group.Go(func() { d.put("services6", side, services6) })
-	group.Wait()
+	if len(keys) != len(services) {
+		d.tb.Fatal("two services have one key")
+	}
+	multiplier, buckets := spreadServices(keys)
+	d.config.store(1+int(side), multiplier)
+	for i, bucket := range buckets {
+		d.put("service_buckets", side*serviceBuckets+uint32(i), bucket)
+	}
+}
+
+// spreadServices draws a multiplier with which no bucket gets more services than it holds.
+func spreadServices(keys map[uint64]uint32) (uint64, [serviceBuckets]xdplbServiceBucket) {
+	random := rand.New(rand.NewPCG(3, 4))
+draw:
+	for {
+		multiplier := random.Uint64() | 1
+		var buckets [serviceBuckets]xdplbServiceBucket
+		for key, index := range keys {
+			bucket := &buckets[key*multiplier>>32*serviceBuckets>>32]
+			way := slices.Index(bucket.Key[:], 0)
+			if way < 0 {
+				continue draw
+			}
+			bucket.Key[way], bucket.Service[way] = key, index
+		}
+		return multiplier, buckets
+	}
+}
+
+// serviceKey is service_key4 and service_key6 of the program.
+func serviceKey(at netip.AddrPort, protocol uint8) uint64 {
+	port := uint64(htons(at.Port()))
+	if at.Addr().Is4() {
+		b := at.Addr().As4()
+		const ip4 = 1 << 62
+		return ip4 | uint64(protocol)<<48 | port<<32 | uint64(binary.NativeEndian.Uint32(b[:]))
+	}
+	b := at.Addr().As16()
+	const ip6 = 1 << 63
+	return ip6 | mix64(mix64(binary.NativeEndian.Uint64(b[:])^(uint64(protocol)<<16|port))^binary.NativeEndian.Uint64(b[8:]))>>1
+}
+
+// mix64 is the program's mix.
+func mix64(x uint64) uint64 {
+	x ^= x >> 30
+	x *= 0xbf58476d1ce4e5b9
+	x ^= x >> 27
+	x *= 0x94d049bb133111eb
+	return x ^ x>>31
 }
 
 // flip makes the side live that prepare has built.
@@ -311,33 +393,35 @@ func (d *rig) flip() {
 	d.config.store(0, d.config.load(0)+1)
 }
 
-// addTables builds the services' lookup tables and returns their ids, in the services' order.
-func (d *rig) addTables(services []virtual) []uint32 {
+// addTables builds the services' lookup tables and returns the ids of the live and of the previous ones, in the
+// services' order; 0 is none.
+func (d *rig) addTables(services []virtual) (live, previous []uint32) {
 	d.tb.Helper()
 	var ids, maps []uint32
-	for _, s := range services {
-		table := d.newInner("tables", (len(s.slots)+1)/2)
-		for slot, backend := range s.slots {
-			var pair xdplbSlots
-			if err := table.Lookup(uint32(slot/2), &pair); err != nil {
-				d.tb.Fatal(err)
-			}
-			pair.Backend[slot%2] = backend
-			if err := table.Put(uint32(slot/2), pair); err != nil {
-				d.tb.Fatal(err)
-			}
+	add := func(slots []uint32) uint32 {
+		if len(slots) == 0 {
+			return 0
 		}
-		ids = append(ids, d.tables%tableRoom)
-		maps = append(maps, uint32(table.FD()))
+		table := d.newInner("tables", (len(slots)+1)/2)
+		memory := mapMemory(d.tb, table)
+		for slot, backend := range slots {
+			binary.NativeEndian.PutUint32(memory[4*slot:], backend)
+		}
+		id := 1 + d.tables%(tableRoom-1)
 		d.tables++
+		ids, maps = append(ids, id), append(maps, uint32(table.FD()))
+		return id
+	}
+	for _, s := range services {
+		live, previous = append(live, add(s.slots)), append(previous, add(s.previous))
 	}
 	if len(ids) == 0 {
-		return nil
+		return live, previous
 	}
 	if _, err := d.maps["tables"].BatchUpdate(ids, maps, nil); err != nil {
 		d.tb.Fatalf("put lookup tables: %v", err)
 	}
-	return ids
+	return live, previous
 }
 
 func (d *rig) newInner(name string, entries int) *ebpf.Map {
@@ -431,12 +515,11 @@ func (d *rig) counters(backend uint32) (sum xdplbCounters) {
 	return sum
 }
 
-// forget empties the flow tables.
+// forget empties the flow table.
 func (d *rig) forget() {
 	d.tb.Helper()
-	for _, name := range []string{"flows4", "flows6", "syns4", "syns6", "fragments"} {
-		d.forgetIn(name)
-	}
+	clear(d.buckets)
+	d.forgetFragments()
 }
 
 // packetCase is one frame in, and what becomes of it.

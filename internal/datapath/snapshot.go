@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -16,12 +17,46 @@ import (
 type configuration struct {
 	epoch    uint64
 	services map[lb.ServiceKey]*service
+	list     []*service // the same, as they stand in the map
+}
+
+func (c *configuration) add(key lb.ServiceKey, s *service) {
+	c.services[key] = s
+	c.list = append(c.list, s)
 }
 
 // service is a service of a configuration.
 type service struct {
 	xdplbService
-	backends map[netip.Addr]*backend
+	backends []*backend // sorted by address
+}
+
+func (s *service) find(addr netip.Addr) *backend {
+	i, found := slices.BinarySearchFunc(s.backends, addr, func(b *backend, addr netip.Addr) int { return b.Addr.Compare(addr) })
+	if !found {
+		return nil
+	}
+	return s.backends[i]
+}
+
+// is says whether the service is as wanted, to the last backend, and so are the tables.
+func (s *service) is(wanted *lb.Service) bool {
+	if s.Scheduler != uint32(wanted.Scheduler) || len(s.backends) != len(wanted.Backends) {
+		return false
+	}
+	for i, b := range s.backends {
+		if b.Backend != wanted.Backends[i] || b.listed != b.takesFlows() {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *service) sort() {
+	byAddress := func(a, b *backend) int { return a.Addr.Compare(b.Addr) }
+	if !slices.IsSortedFunc(s.backends, byAddress) {
+		slices.SortFunc(s.backends, byAddress)
+	}
 }
 
 // backend is a backend of a configuration. Its hop is the live one.
@@ -34,6 +69,9 @@ type backend struct {
 	listed bool
 }
 
+// takesFlows says whether new flows may go to the backend.
+func (b *backend) takesFlows() bool { return b.Weight > 0 && b.Hop.Known() }
+
 // Snapshot reads the live configuration.
 func (d *Datapath) Snapshot() (lb.State, error) {
 	live, err := d.readLive()
@@ -45,16 +83,29 @@ func (d *Datapath) Snapshot() (lb.State, error) {
 
 // state leaves the ids out.
 func (c *configuration) state() (lb.State, error) {
-	services := make([]lb.Service, 0, len(c.services))
-	for key, s := range c.services {
-		service := lb.Service{ServiceKey: key, Scheduler: lb.Scheduler(s.Scheduler)}
+	services := make([]lb.Service, 0, len(c.list))
+	total := 0
+	for _, s := range c.list {
+		total += len(s.backends)
+	}
+	all := make([]lb.Backend, 0, total)
+	for _, s := range c.list {
+		service := lb.Service{ServiceKey: s.key(), Scheduler: lb.Scheduler(s.Scheduler)}
+		start := len(all)
 		for _, b := range s.backends {
-			service.Backends = append(service.Backends, b.Backend)
+			all = append(all, b.Backend)
+		}
+		if len(s.backends) > 0 {
+			service.Backends = all[start:len(all):len(all)]
 		}
 		services = append(services, service)
 	}
-	state, err := lb.NewState(services)
-	if err != nil {
+	byKey := func(a, b lb.Service) int { return a.ServiceKey.Compare(b.ServiceKey) }
+	if !slices.IsSortedFunc(services, byKey) {
+		slices.SortFunc(services, byKey)
+	}
+	state := lb.State{Services: services}
+	if err := state.Validate(); err != nil {
 		return lb.State{}, fmt.Errorf("the pinned maps hold what no xdplb writes: %w", err)
 	}
 	return state, nil
@@ -65,44 +116,61 @@ func side(epoch uint64) uint32 { return uint32(epoch & 1) }
 
 // readLive reads the side that packets see.
 func (d *Datapath) readLive() (*configuration, error) {
-	live := &configuration{epoch: d.config.load(0), services: make(map[lb.ServiceKey]*service)}
-	byID := make(map[uint32]*service)
-	add := func(key lb.ServiceKey, value xdplbService) {
-		s := &service{xdplbService: value, backends: make(map[netip.Addr]*backend)}
-		live.services[key], byID[value.Id] = s, s
-	}
-	keys4, values, err := readInner[xdplbServiceKey4, xdplbService](d.maps.Services4, side(live.epoch))
-	if err != nil {
-		return nil, fmt.Errorf("reading the IPv4 services: %w", err)
-	}
-	for i, key := range keys4 {
-		add(fromKey4(key), values[i])
-	}
-	keys6, values, err := readInner[xdplbServiceKey6, xdplbService](d.maps.Services6, side(live.epoch))
-	if err != nil {
-		return nil, fmt.Errorf("reading the IPv6 services: %w", err)
-	}
-	for i, key := range keys6 {
-		add(fromKey6(key), values[i])
-	}
-	ids, columns, err := readInner[uint32, xdplbBackendColumns](d.maps.BackendInfo, side(live.epoch))
-	if err != nil {
-		return nil, fmt.Errorf("reading the backends: %w", err)
-	}
-	for i, id := range ids {
-		s, ok := byID[columns[i].Service]
-		if !ok || id >= d.backends.count {
-			return nil, fmt.Errorf("reading the backends: backend id %d of service id %d is out of place", id, columns[i].Service)
+	live := &configuration{epoch: d.config.load(configEpoch), services: make(map[lb.ServiceKey]*service)}
+	byID := make([]*service, ids(d.meta.Services))
+	for _, value := range d.services.side(side(live.epoch)) {
+		if value.Id == 0 {
+			continue
 		}
-		b := d.readBackend(id, columns[i])
-		s.backends[b.Addr] = b
+		if value.Id >= uint32(len(byID)) {
+			return nil, fmt.Errorf("reading the services: id %d is out of place", value.Id)
+		}
+		s := &service{xdplbService: value}
+		byID[value.Id] = s
+		live.add(value.key(), s)
+	}
+	if err := d.readBackends(live, byID); err != nil {
+		return nil, fmt.Errorf("reading the backends: %w", err)
 	}
 	return live, nil
 }
 
+func (d *Datapath) readBackends(live *configuration, byID []*service) error {
+	info := d.info.side(side(live.epoch))
+	counts, total := make([]int, len(byID)), 0
+	for id := range info {
+		if info[id].Family == 0 {
+			continue
+		}
+		if at := info[id].Service; at >= uint32(len(byID)) || byID[at] == nil {
+			return fmt.Errorf("backend id %d of service id %d is out of place", id, at)
+		}
+		counts[info[id].Service]++
+		total++
+	}
+	for id, s := range byID {
+		if s != nil {
+			s.backends = make([]*backend, 0, counts[id])
+		}
+	}
+	all := make([]backend, 0, total)
+	for id := range info {
+		if info[id].Family == 0 {
+			continue
+		}
+		all = append(all, d.readBackend(uint32(id), &info[id]))
+		s := byID[info[id].Service]
+		s.backends = append(s.backends, &all[len(all)-1])
+	}
+	for _, s := range live.list {
+		s.sort()
+	}
+	return nil
+}
+
 // readBackend puts a backend's cold columns and live words together.
-func (d *Datapath) readBackend(id uint32, columns xdplbBackendColumns) *backend {
-	b := &backend{
+func (d *Datapath) readBackend(id uint32, columns *xdplbBackendColumns) backend {
+	b := backend{
 		Backend: fromColumns(columns), id: id, word: d.backends.get(id).NextHop, listed: columns.Listed != 0,
 	}
 	b.Hop.MAC = b.word.Mac
@@ -124,21 +192,4 @@ func openInner(outer *ebpf.Map, index uint32) (*ebpf.Map, error) {
 		return nil, err
 	}
 	return ebpf.NewMapFromID(id)
-}
-
-// readInner reads all of an inner hash map; none counts as empty.
-func readInner[K, V any](outer *ebpf.Map, index uint32) ([]K, []V, error) {
-	inner, err := openInner(outer, index)
-	if err != nil || inner == nil {
-		return nil, nil, err
-	}
-	defer inner.Close()
-	// A batch as large as the map takes it in one call, whatever its hash chains look like.
-	keys, values := make([]K, inner.MaxEntries()), make([]V, inner.MaxEntries())
-	var cursor ebpf.MapBatchCursor
-	n, err := inner.BatchLookup(&cursor, keys, values, nil)
-	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return nil, nil, err
-	}
-	return keys[:n], values[:n], nil
 }

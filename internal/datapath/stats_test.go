@@ -14,7 +14,6 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"golang.org/x/sys/unix"
 
 	"xdplb/internal/lb"
 )
@@ -69,7 +68,7 @@ func TestStats(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	one, two := live.services[key].backends[first].id, live.services[key].backends[second].id
+	one, two := live.services[key].find(first).id, live.services[key].find(second).id
 	countOne, countTwo := d.count(t, one, 3), d.count(t, two, 5)
 	putFlows(t, d, one)
 	d.Close()
@@ -112,30 +111,47 @@ func TestStats(t *testing.T) {
 // putFlows writes two active and three inactive flows of a backend, and others that do not count.
 func putFlows(t testing.TB, d *Datapath, id uint32) {
 	t.Helper()
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+	generation := d.backends.get(id).Generation
+	established, udp, syn := xdplbFlowStateFLOW_ESTABLISHED, xdplbFlowStateFLOW_UDP, xdplbFlowStateFLOW_SYN
+	for i, flow := range []struct {
+		generation, age uint32
+		state           xdplbFlowState
+	}{
+		{generation, 0, established},
+		{generation, uint32(xdplbTimeoutTIMEOUT_ESTABLISHED) - 5, established},
+		{generation, uint32(xdplbTimeoutTIMEOUT_ESTABLISHED) + 5, established},
+		{generation - 1, 0, established},
+		{generation, 0, udp},
+		{generation, 3, xdplbFlowStateFLOW_FIN},
+		{generation, 0, syn},
+		{generation, uint32(xdplbTimeoutTIMEOUT_SYN) + 5, syn},
+		{generation, uint32(xdplbTimeoutTIMEOUT_CLOSED) + 5, xdplbFlowStateFLOW_CLOSED},
+	} {
+		d.putFlow(t, 7*i, i%int(ways), id, flow.generation, flow.age, flow.state)
+	}
+}
+
+// putFlow writes an entry as the program would, last seen some ticks ago.
+func (d *Datapath) putFlow(t testing.TB, bucket, way int, id, generation, age uint32, state xdplbFlowState) {
+	t.Helper()
+	now, err := ticks()
+	if err != nil {
 		t.Fatal(err)
 	}
-	tick := uint32(now.Nano() >> tickShift)
-	generation := d.backends.get(id).Generation
-	flow := func(generation, age uint32, state xdplbFlowState) xdplbFlow {
-		return xdplbFlow{Target: xdplbTarget{Backend: id, Generation: generation}, Seen: tick - age, State: uint32(state)}
+	value := d.bucket(t, bucket)
+	value.Tag[way] = uint32(bucket)
+	value.Entry[way] = xdplbEntry{Target: targetOf(id, generation), State: uint8(state), Check: 1, Seen: uint16(now - age)}
+	if err := d.maps.Flows.Put(uint32(bucket), value); err != nil {
+		t.Fatal(err)
 	}
-	put := func(m *ebpf.Map, key any, value xdplbFlow) {
-		if err := m.Put(key, value); err != nil {
-			t.Fatal(err)
-		}
+}
+
+func (d *Datapath) bucket(t testing.TB, index int) (value xdplbBucket) {
+	t.Helper()
+	if err := d.maps.Flows.Lookup(uint32(index), &value); err != nil {
+		t.Fatal(err)
 	}
-	established, udp, syn := xdplbFlowStateFLOW_ESTABLISHED, xdplbFlowStateFLOW_UDP, xdplbFlowStateFLOW_SYN
-	put(d.maps.Flows4, xdplbFlowKey4{Client: 1}, flow(generation, 0, established))
-	put(d.maps.Flows6, xdplbFlowKey6{ClientPort: 1}, flow(generation, uint32(xdplbTimeoutTIMEOUT_ESTABLISHED)-5, established))
-	put(d.maps.Flows4, xdplbFlowKey4{Client: 2}, flow(generation, uint32(xdplbTimeoutTIMEOUT_ESTABLISHED)+5, established))
-	put(d.maps.Flows4, xdplbFlowKey4{Client: 3}, flow(generation-1, 0, established))
-	put(d.maps.Flows4, xdplbFlowKey4{Client: 4}, flow(generation, 0, udp))
-	put(d.maps.Flows4, xdplbFlowKey4{Client: 5}, flow(generation, 3, xdplbFlowStateFLOW_FIN))
-	put(d.maps.Syns4, xdplbFlowKey4{Client: 6}, flow(generation, 0, syn))
-	put(d.maps.Syns6, xdplbFlowKey6{ClientPort: 7}, flow(generation, uint32(xdplbTimeoutTIMEOUT_SYN)+5, syn))
-	put(d.maps.Flows4, xdplbFlowKey4{Client: 8}, flow(generation, uint32(xdplbTimeoutTIMEOUT_CLOSED)+5, xdplbFlowStateFLOW_CLOSED))
+	return value
 }
 
 func TestStatus(t *testing.T) {
@@ -167,7 +183,7 @@ func TestStatus(t *testing.T) {
 			t.Errorf("map %s takes no memory", m.Name)
 		}
 	}
-	want := map[string]uint32{"backends": 7, "egresses": 2, "interfaces": 1, "tables": 3, "cursors": 3, "services4": 1, "flows4": 0}
+	want := map[string]uint32{"backends": 7, "egresses": 2, "interfaces": 1, "tables": 3, "cursors": 3, "services": 3, "backend_info": 7, "flows": 0}
 	for name, n := range want {
 		if used[name] != n {
 			t.Errorf("map %s: %d used, want %d", name, used[name], n)

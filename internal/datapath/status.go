@@ -11,6 +11,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"xdplb/internal/lb"
 )
 
 // Status is what the kernel holds.
@@ -21,6 +23,25 @@ type Status struct {
 	Program  ProgramStatus
 	Maps     []MapStatus // sorted by name
 	Memory   uint64      // bytes of kernel memory, of the maps, their inner maps and the program
+	Flows    FlowStatus
+}
+
+// FlowStatus is how full the flow table is, and what it has come to since it was made.
+type FlowStatus struct {
+	Live      int // flows that packets follow
+	Expired   int // entries that a sweep would free: idle for longer than their timeout, or their backend was removed
+	Evictions Evictions
+	FloodRate uint32          // new connections in a tick (1.07 s) above which a service is in flood mode
+	Floods    uint64          // times that a service, of those that there are, entered flood mode
+	Flooded   []lb.ServiceKey // services that are in flood mode now
+}
+
+// Evictions is how often new flows found their place taken, by what was done.
+type Evictions struct {
+	Expired     uint64 // a flow gave way that had been idle for longer than its timeout
+	Embryonic   uint64 // a flow gave way of which there was a SYN and nothing after it
+	Spilled     uint64 // none: the new flow went to the second part of the table
+	Established uint64 // a live flow gave way, because nothing else would do
 }
 
 // ProgramStatus is the loaded program.
@@ -47,7 +68,7 @@ func (d *Datapath) Status() (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	status := Status{Epoch: live.epoch, Schema: Schema, Capacity: capacityOf(&d.maps)}
+	status := Status{Epoch: live.epoch, Schema: Schema, Capacity: d.capacity()}
 	var memory uint64
 	if status.Program, memory, err = d.programStatus(); err != nil {
 		return Status{}, fmt.Errorf("reading what the kernel says of the program: %w", err)
@@ -60,6 +81,16 @@ func (d *Datapath) Status() (Status, error) {
 		}
 		status.Maps = append(status.Maps, s)
 		status.Memory += s.Bytes
+	}
+	if status.Flows, err = d.flowStatus(live); err != nil {
+		return Status{}, fmt.Errorf("reading the flow table: %w", err)
+	}
+	for i := range status.Maps {
+		switch m := &status.Maps[i]; m.Name {
+		case xdplbMapFlows, xdplbMapFlowOrigins, xdplbMapFlowClients6:
+			m.Used = uint32(status.Flows.Live + status.Flows.Expired)
+			m.Max = uint32(len(xdplbBucket{}.Entry)) * (d.meta.FlowBuckets + d.meta.SpillBuckets)
+		}
 	}
 	slices.SortFunc(status.Maps, func(a, b MapStatus) int { return strings.Compare(a.Name, b.Name) })
 	return status, nil
@@ -96,17 +127,17 @@ func (d *Datapath) byName() map[string]*ebpf.Map {
 		xdplbMapConfig:          d.maps.Config,
 		xdplbMapCursors:         d.maps.Cursors,
 		xdplbMapEgresses:        d.maps.Egresses,
-		xdplbMapFlows4:          d.maps.Flows4,
-		xdplbMapFlows6:          d.maps.Flows6,
+		xdplbMapEvictions:       d.maps.Evictions,
+		xdplbMapFlowClients6:    d.maps.FlowClients6,
+		xdplbMapFlowOrigins:     d.maps.FlowOrigins,
+		xdplbMapFlows:           d.maps.Flows,
 		xdplbMapFragments:       d.maps.Fragments,
 		xdplbMapInterfaces:      d.maps.Interfaces,
 		xdplbMapMeta:            d.maps.Meta,
 		xdplbMapReasons:         d.maps.Reasons,
 		xdplbMapRetiredCounters: d.maps.RetiredCounters,
-		xdplbMapServices4:       d.maps.Services4,
-		xdplbMapServices6:       d.maps.Services6,
-		xdplbMapSyns4:           d.maps.Syns4,
-		xdplbMapSyns6:           d.maps.Syns6,
+		xdplbMapServiceBuckets:  d.maps.ServiceBuckets,
+		xdplbMapServices:        d.maps.Services,
 		xdplbMapTables:          d.maps.Tables,
 	}
 }
@@ -119,24 +150,31 @@ func (d *Datapath) mapStatus(name string, m *ebpf.Map, live *configuration) (Map
 	status := MapStatus{Name: name, Type: typeName(m.Type()), Max: m.MaxEntries()}
 	status.Bytes, _ = info.Memlock()
 	switch name {
-	case xdplbMapFlows4, xdplbMapSyns4:
-		err = walk[xdplbFlowKey4](m, func(xdplbFlow) { status.Used++ })
-	case xdplbMapFlows6, xdplbMapSyns6:
-		err = walk[xdplbFlowKey6](m, func(xdplbFlow) { status.Used++ })
 	case xdplbMapFragments:
-		err = walk[xdplbFragmentKey](m, func(xdplbFlow) { status.Used++ })
+		status.Used, err = countKeys[xdplbFragmentKey, xdplbEntry](m)
 	case xdplbMapInterfaces:
 		var rows map[int][6]byte
 		rows, err = d.rows()
 		status.Used = uint32(len(rows))
 	case xdplbMapBackends, xdplbMapBackendCounters:
-		status.Used = uint32(len(live.backendIDs()))
+		status.Used = uint32(live.backends())
+	case xdplbMapBackendInfo: // one side of it, as of the other maps with two sides
+		status.Used, status.Max = uint32(live.backends()), status.Max/sides
+	case xdplbMapServices:
+		status.Used, status.Max = uint32(len(live.list)), status.Max/sides
+	case xdplbMapServiceBuckets:
+		status.Max /= sides
+		for _, bucket := range d.serviceBuckets.side(side(live.epoch)) {
+			if bucket.Key != [serviceWays]uint64{} {
+				status.Used++
+			}
+		}
 	case xdplbMapCursors, xdplbMapRetiredCounters:
-		status.Used = uint32(len(live.services))
+		status.Used = uint32(len(live.list))
 	case xdplbMapEgresses:
 		status.Used = d.usedEgresses()
-	case xdplbMapTables, xdplbMapServices4, xdplbMapServices6, xdplbMapBackendInfo:
-		err = status.addInner(m)
+	case xdplbMapTables:
+		err = d.addTables(&status)
 	default:
 		status.Used = status.Max
 	}
@@ -152,21 +190,95 @@ func (d *Datapath) usedEgresses() (used uint32) {
 	return used
 }
 
-// addInner counts the inner maps and their memory.
-func (s *MapStatus) addInner(outer *ebpf.Map) error {
-	present, err := presentInner(outer)
+// backends counts them, over all services.
+func (c *configuration) backends() (total int) {
+	for _, s := range c.list {
+		total += len(s.backends)
+	}
+	return total
+}
+
+// addTables counts the lookup tables and their memory.
+func (d *Datapath) addTables(status *MapStatus) error {
+	present, err := d.presentTables()
 	if err != nil {
 		return err
 	}
-	s.Used = uint32(len(present))
+	status.Used = uint32(len(present))
 	for _, id := range present {
 		bytes, err := innerMemory(id)
 		if err != nil {
 			return err
 		}
-		s.Bytes += bytes
+		status.Bytes += bytes
 	}
 	return nil
+}
+
+// countKeys counts the entries of a hash map. Those that come or go meanwhile may be missed or met twice.
+func countKeys[K, V any](m *ebpf.Map) (total uint32, err error) {
+	keys, values := make([]K, m.MaxEntries()), make([]V, m.MaxEntries())
+	var cursor ebpf.MapBatchCursor
+	n, err := m.BatchLookup(&cursor, keys, values, nil)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return 0, err
+	}
+	return uint32(n), nil
+}
+
+// flowStatus walks through the flow table.
+func (d *Datapath) flowStatus(live *configuration) (status FlowStatus, err error) {
+	status.FloodRate = d.meta.FloodRate
+	if status.Evictions, err = d.evictions(); err != nil {
+		return status, err
+	}
+	now, err := ticks()
+	if err != nil {
+		return status, err
+	}
+	for _, s := range live.list {
+		var cursor xdplbCursor
+		if err := d.maps.Cursors.Lookup(s.Id, &cursor); err != nil {
+			return status, err
+		}
+		status.Floods += uint64(cursor.Floods)
+		if cursor.Floods > 0 && int32(cursor.FloodUntil-now) > 0 {
+			status.Flooded = append(status.Flooded, s.key())
+		}
+	}
+	table, err := d.openFlows()
+	if err != nil {
+		return status, err
+	}
+	defer table.close()
+	used := 0
+	table.walkAll(func(_, _ int, entry xdplbEntry) {
+		used++
+		if table.isLive(entry) {
+			status.Live++
+		}
+	})
+	status.Expired = used - status.Live
+	return status, nil
+}
+
+func (d *Datapath) evictions() (Evictions, error) {
+	var sums [xdplbEvictionEVICTION_COUNT]uint64
+	for i := range sums {
+		var perCPU []uint64
+		if err := d.maps.Evictions.Lookup(uint32(i), &perCPU); err != nil {
+			return Evictions{}, err
+		}
+		for _, n := range perCPU {
+			sums[i] += n
+		}
+	}
+	return Evictions{
+		Expired:     sums[xdplbEvictionEVICTION_EXPIRED],
+		Embryonic:   sums[xdplbEvictionEVICTION_EMBRYONIC],
+		Spilled:     sums[xdplbEvictionEVICTION_SPILLED],
+		Established: sums[xdplbEvictionEVICTION_ESTABLISHED],
+	}, nil
 }
 
 // innerMemory is 0 for a map that is gone in the meantime.

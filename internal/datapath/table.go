@@ -4,9 +4,9 @@ package datapath
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -23,19 +23,18 @@ type candidate struct {
 }
 
 // candidates lists them by address.
-func candidates(scheduler lb.Scheduler, backends map[netip.Addr]*backend) []candidate {
-	var list []candidate
-	for _, b := range backends {
+func candidates(s *service) []candidate {
+	list := make([]candidate, 0, len(s.backends))
+	for _, b := range s.backends {
 		if !b.listed {
 			continue
 		}
 		c := candidate{b.id, b.Addr, b.Weight}
-		if scheduler == lb.RR {
+		if s.Scheduler == uint32(lb.RR) {
 			c.weight = 1
 		}
 		list = append(list, c)
 	}
-	slices.SortFunc(list, func(a, b candidate) int { return a.addr.Compare(b.addr) })
 	return list
 }
 
@@ -81,29 +80,54 @@ func newShape(scheduler lb.Scheduler, addrs []netip.Addr, weights []uint32) ([]i
 // table is a lookup table to be built.
 type table struct {
 	id    uint32
-	list  []candidate
-	shape []int
+	slots int
+	fill  func(slots []uint32) error
 }
 
 // build creates the table's inner map and writes it.
 func (t *table) build(tables *ebpf.MapSpec) (*ebpf.Map, error) {
-	inner, err := newInner(tables, (len(t.shape)+1)/2)
+	inner, err := newInner(tables, (t.slots+1)/2)
 	if err != nil {
 		return nil, err
+	}
+	// No packet sees the table yet, so that plain stores do.
+	memory, err := mapSlots(inner, t.slots)
+	if err == nil {
+		err = errors.Join(t.fill(memory.slots), memory.close())
+	}
+	if err != nil {
+		inner.Close()
+		return nil, fmt.Errorf("writing a lookup table: %w", err)
+	}
+	return inner, nil
+}
+
+// mappedSlots is the memory of a lookup table, two slots a word (struct slots).
+type mappedSlots struct {
+	*words
+	slots []uint32
+}
+
+func mapSlots(inner *ebpf.Map, slots int) (mappedSlots, error) {
+	if slots > 2*int(inner.MaxEntries()) {
+		return mappedSlots{}, fmt.Errorf("%d slots in a table of %d pairs", slots, inner.MaxEntries())
 	}
 	memory, err := mapWords(inner)
 	if err != nil {
-		inner.Close()
-		return nil, err
+		return mappedSlots{}, err
 	}
-	// Two slots a word (struct slots). No packet sees the table yet, so that plain stores do.
-	slots := unsafe.Slice((*uint32)(unsafe.Pointer(&memory.memory[0])), len(t.shape))
-	for i, index := range t.shape {
-		slots[i] = t.list[index].id
+	return mappedSlots{memory, unsafe.Slice((*uint32)(unsafe.Pointer(&memory.memory[0])), slots)}, nil
+}
+
+// openTable maps a lookup table that is in place.
+func (d *Datapath) openTable(id uint32, slots uint32) (mappedSlots, error) {
+	inner, err := openInner(d.maps.Tables, id)
+	if err == nil && inner == nil {
+		err = errors.New("it is not there")
 	}
-	if err := memory.close(); err != nil {
-		inner.Close()
-		return nil, fmt.Errorf("unmapping a lookup table: %w", err)
+	if err != nil {
+		return mappedSlots{}, fmt.Errorf("opening the lookup table %d: %w", id, err)
 	}
-	return inner, nil
+	defer inner.Close()
+	return mapSlots(inner, int(slots))
 }

@@ -89,3 +89,27 @@ func (p pairs[T]) put(i uint32, value T) {
 		}
 	}
 }
+
+// array is the memory of an array map as values. Who reads or writes what packets use goes by words instead.
+type array[T any] struct {
+	*words
+	values []T
+}
+
+func mapArray[T any](m *ebpf.Map) (array[T], error) {
+	var value T
+	if have := uint32(unsafe.Sizeof(value)); have != m.ValueSize() || have%8 != 0 {
+		return array[T]{}, fmt.Errorf("mapping the memory of %s: its values have %d bytes, want %d", m, m.ValueSize(), have)
+	}
+	w, err := mapWords(m)
+	if err != nil {
+		return array[T]{}, err
+	}
+	return array[T]{w, unsafe.Slice((*T)(unsafe.Pointer(&w.memory[0])), m.MaxEntries())}, nil
+}
+
+// side is one of the two parts of a map that has two sides, one behind the other.
+func (a array[T]) side(n uint32) []T {
+	half := uint32(len(a.values) / 2)
+	return a.values[n*half : (n+1)*half : (n+1)*half]
+}

@@ -31,9 +31,24 @@ type xdplbBackendColumns struct {
 	Zero      [5]uint8
 }
 
-type xdplbConfig struct {
+type xdplbBucket struct {
 	_     structs.HostLayout
-	Epoch uint64
+	Entry [5]xdplbEntry
+	Tag   [5]uint32
+	Head  uint32
+}
+
+type xdplbClient6 struct {
+	_       structs.HostLayout
+	Address [16]uint8
+}
+
+type xdplbConfig struct {
+	_          structs.HostLayout
+	Epoch      uint64
+	Multiplier [2]uint64
+	Tidy       uint64
+	Zero       [4]uint64
 }
 
 type xdplbCounters struct {
@@ -44,9 +59,13 @@ type xdplbCounters struct {
 }
 
 type xdplbCursor struct {
-	_    structs.HostLayout
-	Next uint64
-	Zero [7]uint64
+	_          structs.HostLayout
+	Next       uint64
+	First      uint64
+	Tick       uint32
+	FloodUntil uint32
+	Floods     uint32
+	Zero       [9]uint32
 }
 
 type xdplbEgress struct {
@@ -57,32 +76,23 @@ type xdplbEgress struct {
 	Mtu     uint32
 }
 
-type xdplbFlow struct {
+type xdplbEntry struct {
 	_      structs.HostLayout
-	Target xdplbTarget
-	Seen   uint32
-	State  uint32
+	Target uint32
+	State  uint8
+	Check  uint8
+	Seen   uint16
 }
 
-type xdplbFlowKey4 struct {
-	_          structs.HostLayout
-	Client     uint32
-	Vip        uint32
-	ClientPort uint16
-	VipPort    uint16
-	Protocol   uint8
-	Zero       [3]uint8
-}
+type xdplbEviction uint32
 
-type xdplbFlowKey6 struct {
-	_          structs.HostLayout
-	Client     [16]uint8
-	Vip        [16]uint8
-	ClientPort uint16
-	VipPort    uint16
-	Protocol   uint8
-	Zero       [3]uint8
-}
+const (
+	xdplbEvictionEVICTION_EXPIRED     xdplbEviction = 0
+	xdplbEvictionEVICTION_EMBRYONIC   xdplbEviction = 1
+	xdplbEvictionEVICTION_SPILLED     xdplbEviction = 2
+	xdplbEvictionEVICTION_ESTABLISHED xdplbEviction = 3
+	xdplbEvictionEVICTION_COUNT       xdplbEviction = 4
+)
 
 type xdplbFlowState uint32
 
@@ -105,6 +115,14 @@ type xdplbFragmentKey struct {
 	Zero        [2]uint8
 }
 
+type xdplbHead uint32
+
+const (
+	xdplbHeadHEAD_TICK    xdplbHead = 65535
+	xdplbHeadHEAD_SPILLED xdplbHead = 65536
+	xdplbHeadHEAD_LOCKED  xdplbHead = 131072
+)
+
 type xdplbInterface struct {
 	_    structs.HostLayout
 	Mac  [6]uint8
@@ -112,15 +130,33 @@ type xdplbInterface struct {
 }
 
 type xdplbMeta struct {
-	_      structs.HostLayout
-	Schema xdplbSchema
-	Zero   uint32
+	_                     structs.HostLayout
+	Schema                xdplbSchema
+	Flows                 uint32
+	Services              uint32
+	Backends              uint32
+	FlowBuckets           uint32
+	SpillBuckets          uint32
+	ServiceBucketsPerSide uint32
+	FloodRate             uint32
+	HashKeys              [12]uint64
 }
 
 type xdplbNextHop struct {
 	_      structs.HostLayout
 	Mac    [6]uint8
 	Egress uint16
+}
+
+type xdplbOrigins struct {
+	_      structs.HostLayout
+	Origin [5]struct {
+		_          structs.HostLayout
+		Client     uint32
+		ClientPort uint16
+		VipPort    uint16
+	}
+	Zero [3]uint64
 }
 
 type xdplbReason uint32
@@ -167,33 +203,31 @@ type xdplbService struct {
 	Table     uint32
 	Slots     uint32
 	Scheduler uint32
+	Previous  uint32
+	Settles   uint32
+	Address   [16]uint8
+	Port      uint16
+	Protocol  uint8
+	Family    uint8
+	Zero      [20]uint8
 }
 
-type xdplbServiceKey4 struct {
-	_        structs.HostLayout
-	Address  uint32
-	Port     uint16
-	Protocol uint8
-	Zero     uint8
+type xdplbServiceBucket struct {
+	_       structs.HostLayout
+	Key     [5]uint64
+	Service [5]uint32
+	Zero    uint32
 }
 
-type xdplbServiceKey6 struct {
-	_        structs.HostLayout
-	Address  [16]uint8
-	Port     uint16
-	Protocol uint8
-	Zero     uint8
-}
+type xdplbSlot uint32
+
+const (
+	xdplbSlotSLOT_UNSETTLED xdplbSlot = 2147483648
+)
 
 type xdplbSlots struct {
 	_       structs.HostLayout
 	Backend [2]uint32
-}
-
-type xdplbTarget struct {
-	_          structs.HostLayout
-	Backend    uint32
-	Generation uint32
 }
 
 type xdplbTimeout uint32
@@ -211,25 +245,30 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	xdplbMapBackendCounters = "backend_counters"
-	xdplbMapBackendInfo     = "backend_info"
-	xdplbMapBackends        = "backends"
-	xdplbMapConfig          = "config"
-	xdplbMapCursors         = "cursors"
-	xdplbMapEgresses        = "egresses"
-	xdplbMapFlows4          = "flows4"
-	xdplbMapFlows6          = "flows6"
-	xdplbMapFragments       = "fragments"
-	xdplbMapInterfaces      = "interfaces"
-	xdplbMapMeta            = "meta"
-	xdplbMapReasons         = "reasons"
-	xdplbMapRetiredCounters = "retired_counters"
-	xdplbMapServices4       = "services4"
-	xdplbMapServices6       = "services6"
-	xdplbMapSyns4           = "syns4"
-	xdplbMapSyns6           = "syns6"
-	xdplbMapTables          = "tables"
-	xdplbProgXdplb          = "xdplb"
+	xdplbMapBackendCounters       = "backend_counters"
+	xdplbMapBackendInfo           = "backend_info"
+	xdplbMapBackends              = "backends"
+	xdplbMapConfig                = "config"
+	xdplbMapCursors               = "cursors"
+	xdplbMapEgresses              = "egresses"
+	xdplbMapEvictions             = "evictions"
+	xdplbMapFlowClients6          = "flow_clients6"
+	xdplbMapFlowOrigins           = "flow_origins"
+	xdplbMapFlows                 = "flows"
+	xdplbMapFragments             = "fragments"
+	xdplbMapInterfaces            = "interfaces"
+	xdplbMapMeta                  = "meta"
+	xdplbMapReasons               = "reasons"
+	xdplbMapRetiredCounters       = "retired_counters"
+	xdplbMapServiceBuckets        = "service_buckets"
+	xdplbMapServices              = "services"
+	xdplbMapTables                = "tables"
+	xdplbProgXdplb                = "xdplb"
+	xdplbVarFloodRate             = "flood_rate"
+	xdplbVarFlowBuckets           = "flow_buckets"
+	xdplbVarHashKeys              = "hash_keys"
+	xdplbVarServiceBucketsPerSide = "service_buckets_per_side"
+	xdplbVarSpillBuckets          = "spill_buckets"
 )
 
 // loadXdplb returns the embedded CollectionSpec for xdplb.
@@ -287,17 +326,17 @@ type xdplbMapSpecs struct {
 	Config          *ebpf.MapSpec `ebpf:"config"`
 	Cursors         *ebpf.MapSpec `ebpf:"cursors"`
 	Egresses        *ebpf.MapSpec `ebpf:"egresses"`
-	Flows4          *ebpf.MapSpec `ebpf:"flows4"`
-	Flows6          *ebpf.MapSpec `ebpf:"flows6"`
+	Evictions       *ebpf.MapSpec `ebpf:"evictions"`
+	FlowClients6    *ebpf.MapSpec `ebpf:"flow_clients6"`
+	FlowOrigins     *ebpf.MapSpec `ebpf:"flow_origins"`
+	Flows           *ebpf.MapSpec `ebpf:"flows"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	RetiredCounters *ebpf.MapSpec `ebpf:"retired_counters"`
-	Services4       *ebpf.MapSpec `ebpf:"services4"`
-	Services6       *ebpf.MapSpec `ebpf:"services6"`
-	Syns4           *ebpf.MapSpec `ebpf:"syns4"`
-	Syns6           *ebpf.MapSpec `ebpf:"syns6"`
+	ServiceBuckets  *ebpf.MapSpec `ebpf:"service_buckets"`
+	Services        *ebpf.MapSpec `ebpf:"services"`
 	Tables          *ebpf.MapSpec `ebpf:"tables"`
 }
 
@@ -305,6 +344,11 @@ type xdplbMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdplbVariableSpecs struct {
+	FloodRate             *ebpf.VariableSpec `ebpf:"flood_rate"`
+	FlowBuckets           *ebpf.VariableSpec `ebpf:"flow_buckets"`
+	HashKeys              *ebpf.VariableSpec `ebpf:"hash_keys"`
+	ServiceBucketsPerSide *ebpf.VariableSpec `ebpf:"service_buckets_per_side"`
+	SpillBuckets          *ebpf.VariableSpec `ebpf:"spill_buckets"`
 }
 
 // xdplbObjects contains all objects after they have been loaded into the kernel.
@@ -333,17 +377,17 @@ type xdplbMaps struct {
 	Config          *ebpf.Map `ebpf:"config"`
 	Cursors         *ebpf.Map `ebpf:"cursors"`
 	Egresses        *ebpf.Map `ebpf:"egresses"`
-	Flows4          *ebpf.Map `ebpf:"flows4"`
-	Flows6          *ebpf.Map `ebpf:"flows6"`
+	Evictions       *ebpf.Map `ebpf:"evictions"`
+	FlowClients6    *ebpf.Map `ebpf:"flow_clients6"`
+	FlowOrigins     *ebpf.Map `ebpf:"flow_origins"`
+	Flows           *ebpf.Map `ebpf:"flows"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	Meta            *ebpf.Map `ebpf:"meta"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	RetiredCounters *ebpf.Map `ebpf:"retired_counters"`
-	Services4       *ebpf.Map `ebpf:"services4"`
-	Services6       *ebpf.Map `ebpf:"services6"`
-	Syns4           *ebpf.Map `ebpf:"syns4"`
-	Syns6           *ebpf.Map `ebpf:"syns6"`
+	ServiceBuckets  *ebpf.Map `ebpf:"service_buckets"`
+	Services        *ebpf.Map `ebpf:"services"`
 	Tables          *ebpf.Map `ebpf:"tables"`
 }
 
@@ -355,17 +399,17 @@ func (m *xdplbMaps) Close() error {
 		m.Config,
 		m.Cursors,
 		m.Egresses,
-		m.Flows4,
-		m.Flows6,
+		m.Evictions,
+		m.FlowClients6,
+		m.FlowOrigins,
+		m.Flows,
 		m.Fragments,
 		m.Interfaces,
 		m.Meta,
 		m.Reasons,
 		m.RetiredCounters,
-		m.Services4,
-		m.Services6,
-		m.Syns4,
-		m.Syns6,
+		m.ServiceBuckets,
+		m.Services,
 		m.Tables,
 	)
 }
@@ -374,6 +418,11 @@ func (m *xdplbMaps) Close() error {
 //
 // It can be passed to loadXdplbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdplbVariables struct {
+	FloodRate             *ebpf.Variable `ebpf:"flood_rate"`
+	FlowBuckets           *ebpf.Variable `ebpf:"flow_buckets"`
+	HashKeys              *ebpf.Variable `ebpf:"hash_keys"`
+	ServiceBucketsPerSide *ebpf.Variable `ebpf:"service_buckets_per_side"`
+	SpillBuckets          *ebpf.Variable `ebpf:"spill_buckets"`
 }
 
 // xdplbPrograms contains all programs after they have been loaded into the kernel.

@@ -50,6 +50,9 @@ func (p Plan) Empty() bool {
 // does not copy them.
 func Diff(from, to State) Plan {
 	plan := Plan{From: from, To: to}
+	if more := to.size() - from.size(); more > 0 {
+		plan.Changes = make([]Change, 0, more) // so many at least
+	}
 	a, b := from.Services, to.Services
 	for len(a) > 0 || len(b) > 0 {
 		order := 0
@@ -74,6 +77,15 @@ func Diff(from, to State) Plan {
 		}
 	}
 	return plan
+}
+
+// size is how many services and backends there are.
+func (s State) size() int {
+	total := len(s.Services)
+	for i := range s.Services {
+		total += len(s.Services[i].Backends)
+	}
+	return total
 }
 
 func (p *Plan) addService(s *Service) {

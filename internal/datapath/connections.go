@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"xdplb/internal/lb"
+)
+
+// Connection is a flow that packets follow.
+type Connection struct {
+	Service lb.ServiceKey
+	Client  netip.AddrPort
+	VIPPort uint16 // the port that the client uses
+	Backend netip.Addr
+	State   ConnectionState
+	Left    time.Duration // until it expires, if no packet comes
+}
+
+// ConnectionState is what a flow has come to, as far as the client's packets show it.
+type ConnectionState string
+
+// The states.
+const (
+	StateSYN         ConnectionState = "SYN"         // TCP: a SYN and nothing after it
+	StateEstablished ConnectionState = "ESTABLISHED" // TCP
+	StateFIN         ConnectionState = "FIN"         // TCP: the client has closed its half
+	StateClosed      ConnectionState = "CLOSED"      // TCP: the client has reset it
+	StateUDP         ConnectionState = "UDP"
+)
+
+func stateOf(entry xdplbEntry) ConnectionState {
+	switch xdplbFlowState(entry.State) {
+	case xdplbFlowStateFLOW_SYN:
+		return StateSYN
+	case xdplbFlowStateFLOW_ESTABLISHED:
+		return StateEstablished
+	case xdplbFlowStateFLOW_FIN:
+		return StateFIN
+	case xdplbFlowStateFLOW_CLOSED:
+		return StateClosed
+	default:
+		return StateUDP
+	}
+}
+
+// Connections calls visit for every live flow, in no order, until it says false. Flows that come or go meanwhile may be
+// missed. It needs no more memory for more flows.
+func (d *Datapath) Connections(visit func(Connection) bool) error {
+	live, err := d.readLive()
+	if err != nil {
+		return err
+	}
+	table, err := d.openFlows()
+	if err != nil {
+		return fmt.Errorf("reading the flow table: %w", err)
+	}
+	defer table.close()
+	owners := d.owners(live)
+	table.walk(func(bucket, way int, entry xdplbEntry) bool {
+		owner := owners[entry.backend()]
+		if owner.backend == nil {
+			return true
+		}
+		client, port := table.origin(bucket, way, owner.service.Family)
+		if table.buckets.values[bucket].load(way).Target != entry.Target {
+			return true // replaced while it was read
+		}
+		left := uint32(entry.timeout()) - uint32(max(int16(uint16(table.now)-entry.Seen), 0))
+		return visit(Connection{
+			Service: owner.service.key(), Client: client, VIPPort: port, Backend: owner.backend.Addr,
+			State: stateOf(entry), Left: time.Duration(left) << tickShift,
+		})
+	})
+	return nil
+}
+
+// owner is whose backend id it is.
+type owner struct {
+	service *service
+	backend *backend
+}
+
+// owners is by backend id.
+func (d *Datapath) owners(live *configuration) []owner {
+	owners := make([]owner, d.backends.count)
+	for _, s := range live.list {
+		for _, b := range s.backends {
+			owners[b.id] = owner{s, b}
+		}
+	}
+	return owners
+}
+
+// origin reads where the flow of a way comes from, and the port that it goes to.
+func (t *flowTable) origin(bucket, way int, family uint8) (netip.AddrPort, uint16) {
+	origin := &t.origins.values[bucket].Origin[way]
+	var address [16]byte
+	if family == 4 {
+		binary.NativeEndian.PutUint32(address[:], origin.Client)
+	} else {
+		address = t.clients6.values[bucket*len(t.origins.values[bucket].Origin)+way].Address
+	}
+	return netip.AddrPortFrom(toAddr(address, family), fromPort(origin.ClientPort)), fromPort(origin.VipPort)
+}

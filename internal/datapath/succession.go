@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"xdplb/internal/lb"
+	"xdplb/internal/schedule"
+)
+
+// Packets of mh services do not look at the flow table where the lookup table alone says where their flow goes. After a
+// change it does not for the slots that have changed: their flows stay where they are. Such a slot is unsettled.
+//
+//   - For settling ticks after the change, a flow of it may be there that has no entry, or an expired one, because its
+//     packets did not need one. Such a flow is older than the change: service.previous says where it is.
+//   - After that, every flow of it that is not idle has an entry.
+//   - When none of these entries names another backend than the slot's, the slot is settled (sweep.go).
+
+// unsettled is the bit in a slot.
+const unsettled = uint32(xdplbSlotSLOT_UNSETTLED)
+
+// settling is how long flows without an entry may come up, in ticks.
+const settling = uint32(xdplbTimeoutTIMEOUT_ESTABLISHED) + 1
+
+// tickShift is how far nanoseconds of CLOCK_MONOTONIC are shifted to give ticks (TICK_SHIFT in types.h).
+const tickShift = 30
+
+// ticks is the time on the packet path.
+func ticks() (uint32, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return 0, fmt.Errorf("reading the clock: %w", err)
+	}
+	return uint32(now.Nano() >> tickShift), nil
+}
+
+// isSettling says whether flows without an entry may come up that are in no way the slot's.
+func (s *service) isSettling(now uint32) bool {
+	return s.Settles != 0 && int32(now-s.Settles) < 0
+}
+
+// heritage is what the slots of an mh service were before a change.
+type heritage struct {
+	slots    []uint32 // nil: its flows may be with any backend
+	previous []uint32 // of those that are unsettled; nil: none had a backend
+	kept     map[uint32]bool
+}
+
+// inherit gives a slot its owner (0: nobody), and the backend that it had for flows without an entry (0: none).
+func (h *heritage) inherit(i int, owner uint32) (slot, previous uint32) {
+	switch {
+	case h.slots == nil:
+		return owner | unsettled, 0
+	case h.slots[i]&unsettled != 0:
+		if h.previous != nil && h.kept[h.previous[i]] {
+			previous = h.previous[i]
+		}
+		return owner | unsettled, previous
+	case h.slots[i] != owner && h.kept[h.slots[i]]:
+		return owner | unsettled, h.slots[i]
+	case owner == 0:
+		return unsettled, 0
+	}
+	return owner, 0 // the same, or its backend is gone and with it all flows
+}
+
+// forgets says whether a removed backend may still be in a service's table of previous ones. Its id must not stay there.
+func forgets(was, now *service) bool {
+	if was.Previous == 0 {
+		return false
+	}
+	for _, b := range was.backends {
+		if now.find(b.Addr) == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// succeed plans the tables of an mh service that was there before.
+func (p *planner) succeed(was, now *service, list []candidate) error {
+	kept := make(map[uint32]bool)
+	for _, b := range was.backends {
+		if now.find(b.Addr) != nil {
+			kept[b.id] = true
+		}
+	}
+	hadSlots := was.Scheduler == uint32(lb.MH) && was.Slots > 0
+	if len(list) == 0 && (len(kept) == 0 || !hadSlots) {
+		return nil // no slots: packets look for their flows
+	}
+	var shape []int
+	if len(list) > 0 {
+		var err error
+		if shape, err = p.shapes.shape(lb.MH, list); err != nil {
+			return err
+		}
+	}
+	// The slots are worked out once for their sum, and again when each table is written: a quarter of a megabyte for each
+	// table of each service would be much to keep.
+	inherit := func(visit func(h *heritage, i int, slot, previous uint32)) error {
+		return p.d.withHeritage(was, kept, p.now, func(h *heritage) {
+			for i := range schedule.MaglevSlots {
+				owner := uint32(0)
+				if shape != nil {
+					owner = list[shape[i]].id
+				}
+				slot, previous := h.inherit(i, owner)
+				visit(h, i, slot, previous)
+			}
+		})
+	}
+	var sum succession
+	if err := inherit(sum.add); err != nil {
+		return err
+	}
+	return p.addSuccession(was, now, sum, inherit)
+}
+
+// succession sums up what became of the slots.
+type succession struct {
+	unsettled, fresh, previous bool // any slot is unsettled; is newly so; has a previous backend
+}
+
+func (s *succession) add(h *heritage, i int, slot, previous uint32) {
+	s.previous = s.previous || previous != 0
+	if slot&unsettled != 0 {
+		s.unsettled = true
+		s.fresh = s.fresh || h.slots == nil || h.slots[i]&unsettled == 0
+	}
+}
+
+// addSuccession plans the tables; inherit visits every slot.
+func (p *planner) addSuccession(was, now *service, sum succession, inherit func(func(*heritage, int, uint32, uint32)) error) (err error) {
+	now.Slots = schedule.MaglevSlots
+	now.Table, err = p.newTable(schedule.MaglevSlots, func(into []uint32) error {
+		return inherit(func(_ *heritage, i int, slot, _ uint32) { into[i] = slot })
+	})
+	if err == nil && sum.previous {
+		now.Previous, err = p.newTable(schedule.MaglevSlots, func(into []uint32) error {
+			return inherit(func(_ *heritage, i int, _, previous uint32) { into[i] = previous })
+		})
+	}
+	switch {
+	case !sum.unsettled:
+	case sum.fresh || was.Settles == 0:
+		now.Settles = max(p.now+settling, 1)
+	default:
+		now.Settles = was.Settles
+	}
+	return err
+}
+
+// withHeritage reads what a service's slots were, if it was an mh service with slots.
+func (d *Datapath) withHeritage(was *service, kept map[uint32]bool, now uint32, do func(*heritage)) error {
+	h := &heritage{kept: kept}
+	switch {
+	case len(kept) == 0: // no flow is left
+		h.slots = make([]uint32, schedule.MaglevSlots)
+	case was.Scheduler == uint32(lb.MH) && was.Slots > 0:
+		slots, err := d.openTable(was.Table, was.Slots)
+		if err != nil {
+			return err
+		}
+		defer slots.close()
+		h.slots = slots.slots
+		if was.Previous == noTable || !was.isSettling(now) {
+			break
+		}
+		previous, err := d.openTable(was.Previous, was.Slots)
+		if err != nil {
+			return err
+		}
+		defer previous.close()
+		h.previous = previous.slots
+	}
+	do(h)
+	return nil
+}
+
+// dropPrevious leaves out the tables of previous backends that nobody needs any more.
+func (p *planner) dropPrevious() {
+	for key, now := range p.layout.next.services {
+		was := p.live.services[key]
+		if was != nil && was.Previous != 0 && was.Previous == now.Previous && !was.isSettling(p.now) {
+			now.Previous = 0
+		}
+	}
+}

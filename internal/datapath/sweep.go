@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+
+	"xdplb/internal/lb"
+)
+
+// sweepStep is how many buckets are swept between two looks at the context.
+const sweepStep = 4096
+
+// Sweep frees the entries of flows that have been idle for longer than their timeout or whose backend was removed, and
+// settles the slots of mh services that no flow strays from. Packets are not held up, and need no sweep to go the right
+// way: new flows take expired entries too. It returns how many entries were freed. The context's error ends it early.
+func (d *Datapath) Sweep(ctx context.Context) (freed int, err error) {
+	table, err := d.openFlows()
+	if err != nil {
+		return 0, fmt.Errorf("sweeping the flow table: %w", err)
+	}
+	defer table.close()
+	for from := 0; from < len(table.buckets.values); from += sweepStep {
+		if err := ctx.Err(); err != nil {
+			return freed, err
+		}
+		for i := from; i < min(from+sweepStep, len(table.buckets.values)); i++ {
+			freed += table.sweepBucket(&table.buckets.values[i])
+		}
+	}
+	if err := d.settleSlots(table); err != nil {
+		return freed, fmt.Errorf("settling the slots of mh services: %w", err)
+	}
+	return freed, nil
+}
+
+// sweepBucket frees an entry only if it still is what was looked at: a packet may have come meanwhile. The note that flows
+// have spilled goes when it is so old that none of them can be live.
+func (t *flowTable) sweepBucket(bucket *xdplbBucket) (freed int) {
+	for way := range bucket.Entry {
+		entry := bucket.load(way)
+		if entry == (xdplbEntry{}) || t.isLive(entry) {
+			continue
+		}
+		if atomic.CompareAndSwapUint64(bucket.entryAt(way), entry.word(), 0) {
+			freed++
+		}
+	}
+	head := atomic.LoadUint32(&bucket.Head)
+	age := uint16(t.now - head + 1)
+	if head&uint32(xdplbHeadHEAD_SPILLED) != 0 && head&uint32(xdplbHeadHEAD_LOCKED) == 0 && age > uint16(xdplbTimeoutTIMEOUT_ESTABLISHED)+1 {
+		atomic.CompareAndSwapUint32(&bucket.Head, head, 0)
+	}
+	return freed
+}
+
+// settleSlots settles the slots of those mh services whose last change is long enough ago.
+func (d *Datapath) settleSlots(table *flowTable) error {
+	live, err := d.readLive()
+	if err != nil {
+		return err
+	}
+	due := make(map[*service]*unsettledTable)
+	defer func() {
+		for _, u := range due {
+			u.close()
+		}
+	}()
+	for _, s := range live.list {
+		if s.Scheduler != uint32(lb.MH) || s.Slots == 0 || s.Settles == 0 || s.isSettling(table.now) {
+			continue
+		}
+		mapped, err := d.openTable(s.Table, s.Slots)
+		if err != nil {
+			return err
+		}
+		due[s] = &unsettledTable{mapped, make(map[uint32]bool)}
+	}
+	if len(due) == 0 {
+		return nil
+	}
+	d.findStrays(live, table, due)
+	values := d.services.side(side(live.epoch))
+	for i := range values {
+		s := live.services[values[i].key()]
+		if values[i].Id == 0 || due[s] == nil {
+			continue
+		}
+		if due[s].settle() == 0 {
+			atomic.StoreUint32(&values[i].Settles, 0) // for user space alone: nothing is left to do
+		}
+	}
+	return nil
+}
+
+// unsettledTable is a lookup table, some of whose slots are unsettled.
+type unsettledTable struct {
+	mappedSlots
+	astray map[uint32]bool // slots of which a live flow is with another backend than the slot's
+}
+
+// findStrays looks for the flows that keep slots unsettled.
+func (d *Datapath) findStrays(live *configuration, table *flowTable, due map[*service]*unsettledTable) {
+	owners := d.owners(live)
+	table.walk(func(bucket, way int, entry xdplbEntry) bool {
+		owner := owners[entry.backend()]
+		if unsettled := due[owner.service]; unsettled != nil {
+			client, _ := table.origin(bucket, way, owner.service.Family)
+			unsettled.see(client.Addr(), entry.backend())
+		}
+		return true
+	})
+}
+
+func (u *unsettledTable) see(client netip.Addr, backend uint32) {
+	slot := uint32(uint64(hashClient(client)) * uint64(len(u.slots)) >> 32)
+	if atomic.LoadUint32(&u.slots[slot])&^unsettled != backend {
+		u.astray[slot] = true
+	}
+}
+
+// settle clears the bit of every slot all of whose flows are with its backend, and returns how many are left. Packets
+// read the slots meanwhile.
+func (u *unsettledTable) settle() (left int) {
+	for i := range u.slots {
+		switch slot := atomic.LoadUint32(&u.slots[i]); {
+		case slot&unsettled == 0:
+		case slot == unsettled || u.astray[uint32(i)]:
+			left++
+		default:
+			atomic.StoreUint32(&u.slots[i], slot&^unsettled)
+		}
+	}
+	return left
+}
