@@ -52,6 +52,9 @@ type options struct {
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "icount" {
+		return runICount(args[1:], stdout, stderr)
+	}
 	var o options
 	flags := pflag.NewFlagSet("xdplb-bench", pflag.ContinueOnError)
 	flags.SortFlags = false
