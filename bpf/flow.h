@@ -22,7 +22,7 @@
 #define TARGET_ID_BITS 24
 #define TARGET_ID 0xffffff
 
-#define LOCK_ATTEMPTS 64
+#define LOCK_ATTEMPTS 256
 
 /* SYNs may have this many of a bucket's ways. */
 #define EMBRYONIC_WAYS 3

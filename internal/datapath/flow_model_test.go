@@ -186,7 +186,11 @@ func runModel(t *testing.T, seed uint64) {
 			w.model.generations[backend]++
 			w.setGeneration(backend, w.model.generations[backend])
 			what = fmt.Sprintf("backend %d removed and added", backend)
-		case n < 8:
+		case n == 2:
+			w.forget()
+			clear(w.model.flows)
+			what = "all flows forgotten"
+		case n < 9:
 			ticks := []uint16{1, 5, 30, 57, 113, 281, 400, 840}[w.random.IntN(8)]
 			w.age(ticks)
 			w.ahead += uint32(ticks)

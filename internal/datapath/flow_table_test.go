@@ -77,6 +77,33 @@ func TestHashOfAFlow(t *testing.T) {
 	}
 }
 
+// TestFlowsOfOneTag: of flows with one tag in one bucket, the byte in the entry tells which is which.
+func TestFlowsOfOneTag(t *testing.T) {
+	t.Parallel()
+	d := newPair(t, tableOf(1, 1))
+	seen := map[uint32]netip.AddrPort{}
+	var one, other netip.AddrPort
+	for i := 0; !one.IsValid(); i++ {
+		other = clientNumber(i)
+		hash := d.hashOf(other, service4, unix.IPPROTO_TCP)
+		if before, ok := seen[hash.tag]; ok && d.hashOf(before, service4, unix.IPPROTO_TCP).check != hash.check {
+			one = before
+		}
+		seen[hash.tag] = other
+	}
+	opening, later := templateOf(tcpFlags{syn: true}, portPlain), templateOf(tcpFlags{ack: true}, portPlain)
+	d.destination(t, opening.of(one))
+	d.destination(t, opening.of(other))
+	for client, want := range map[netip.AddrPort]macAddr{one: real1MAC, other: real2MAC} {
+		if to := d.destination(t, later.of(client)); to != want {
+			t.Errorf("%v: to %x, want %x", client, to, want)
+		}
+	}
+	if got := len(d.flows()); got != 2 {
+		t.Errorf("%d flows, want 2", got)
+	}
+}
+
 // resident is an entry that a test finds in a bucket: how it got there does not matter.
 type resident struct {
 	state uint8

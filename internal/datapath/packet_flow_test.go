@@ -570,13 +570,23 @@ func (d *rig) evictions() (sums [xdplbEvictionEVICTION_COUNT]uint64) {
 // came first, and is one connection.
 func TestFlowOnTwoCPUs(t *testing.T) {
 	const flows = 3000
-	frameOf := map[string]func(port uint16) []byte{
-		"SYN":      func(port uint16) []byte { return frame(ip4(), tcp(port, portPlain, tcpFlags{syn: true})) },
-		"datagram": func(port uint16) []byte { return frame(ip6(), udpFrom(port, portPlain)) },
-	}
-	for name, frame := range frameOf {
+	datagram := func(port uint16) []byte { return frame(ip6(), udpFrom(port, portPlain)) }
+	for name, c := range map[string]struct {
+		frame func(port uint16) []byte
+		full  bool // all home buckets: the flows spill
+	}{
+		"SYN":              {func(port uint16) []byte { return frame(ip4(), tcp(port, portPlain, tcpFlags{syn: true})) }, false},
+		"datagram":         {datagram, false},
+		"spilled datagram": {datagram, true},
+	} {
+		frame := c.frame
 		t.Run(name, func(t *testing.T) {
-			d := newPair(t, tableOf(8*flowBuckets, 8*spillBuckets)) // SYNs may have a part only of each bucket
+			d := newPair(t, tableOf(8*flowBuckets, 8*flowBuckets)) // SYNs may have a part only of each bucket
+			for index := range d.home {
+				if r := (resident{state: stateEstablished}); c.full {
+					d.settle(t, index, [ways]resident{r, r, r, r, r})
+				}
+			}
 			var frames [][]byte
 			for port := range uint16(flows) {
 				frames = append(frames, frame(1024+port))
