@@ -5,7 +5,7 @@
 # from the repository's root. $self is the caller's name in messages, $root the guest's root directory.
 
 : "${self:?}" "${root:?}"
-kernels=$PWD/build/kernels
+images=$PWD/build/kernels
 
 # Debian's package that depends on the newest kernel image of a series.
 declare -A meta=([6.1]=linux-image-cloud-amd64 [6.12]=linux-image-6.12-cloud-amd64)
@@ -21,9 +21,9 @@ newest() {
 		sed -n 's/^Depends: \(linux-image-[^ ,]*\).*/\1/p' || true
 }
 
-# fetch SERIES: puts kernel and modules of the newest image of the series into $kernels/SERIES.
+# fetch SERIES: puts kernel and modules of the newest image of the series into $images/SERIES.
 fetch() {
-	local dir=$kernels/$1 image
+	local dir=$images/$1 image
 	image=$(newest "$1")
 	[[ $image && -e $dir/$image ]] && return
 	apt-get -qq update
@@ -72,6 +72,6 @@ start_root() {
 # pack SERIES: makes $root.initrd of the root directory and the kernel's modules.
 pack() {
 	rm -rf "$root/usr/lib/modules"
-	cp -al "$kernels/$1/lib/modules" "$root/usr/lib/"
+	cp -al "$images/$1/lib/modules" "$root/usr/lib/"
 	(cd "$root" && find . | cpio --quiet -o -H newc -R 0:0) >"$root.initrd"
 }
