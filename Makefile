@@ -6,7 +6,7 @@ export PATH := $(PATH):$(shell scripts/setup --go):/usr/sbin:/sbin
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 VERSION := $(shell git -c safe.directory='*' describe --always --dirty --tags 2>/dev/null)
 
-.PHONY: help build demo test lint generate bench bench-live test-kernels clean
+.PHONY: help build demo test lint generate bench bench-live bench-grow bench-icount test-kernels clean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,13 @@ bench: build ## measure nanoseconds per packet, beside the floor (root)
 
 bench-live: build ## measure packets per second through a veth, beside the floor (root)
 	build/xdplb-bench --live
+
+bench-grow: build ## measure how costs grow with flows, services and backends (root, 3 minutes)
+	build/xdplb-bench --grow
+
+bench-icount: build ## count instructions per packet in qemu, beside LVS (root); ICOUNTFLAGS=--update stores them
+	scripts/setup demo test kernels
+	scripts/icount/run $(ICOUNTFLAGS)
 
 test-kernels: ## run the kernel's tests on Debian's kernels 6.1 and 6.12 in qemu too (root)
 	scripts/setup test kernels

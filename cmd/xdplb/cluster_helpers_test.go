@@ -25,8 +25,9 @@ import (
 )
 
 const (
-	// small is an attachment with small maps, since many clusters run side by side.
-	small = "attach eth0 --mode native --flows 16384 --services 16 --backends 64"
+	// small is an attachment with small maps, since many clusters run side by side; not so small that a test's requests
+	// would be a flood, for which turns are not exact.
+	small = "attach eth0 --mode native --flows 262144 --services 16 --backends 64"
 	// patience is how long anything in a cluster may take. It is long: the machine may be busy, or emulated.
 	patience = 30 * time.Second
 )

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -171,7 +172,10 @@ func schema(script *testscript.TestScript, neg bool, args []string) {
 	meta, err := ebpf.LoadPinnedMap("/sys/fs/bpf/xdplb/meta", nil)
 	script.Check(err)
 	defer meta.Close()
-	script.Check(meta.Put(uint32(0), number)) // struct meta: the schema, and four bytes of nothing
+	value, err := meta.LookupBytes(uint32(0)) // struct meta: the schema, and then what else the pins were made with
+	script.Check(err)
+	binary.NativeEndian.PutUint32(value, uint32(number))
+	script.Check(meta.Put(uint32(0), value))
 }
 
 // configuration is all that a command can change, as text; before the first attach, it is an error text.

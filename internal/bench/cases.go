@@ -234,15 +234,16 @@ func (d *Director) nonIP() *Case {
 	return d.newCase("pass-non-ip", "ARP", Pass, frame, tupleNone.of(clients4, 1))
 }
 
-// stride is how many flows are begun before they are established: less than the table of SYNs holds.
-const stride = 1 << 9
+// stride is how many flows are begun before they are established: so few that their SYNs do not crowd each other out of
+// the flow table.
+func (d *Director) stride() uint32 { return max(1, min(1<<9, d.flows/64)) }
 
 // Fill establishes as many flows as the largest case has, of each service with such a case, and with them half the
 // table. Every case is measured beside them, whichever others are; and they are established by turns, because of two
 // flows that share a bucket of the kernel's hash table the later one is found first. The program must be kept attached.
 func (d *Director) Fill() error {
 	for flows := uint32(0); flows < d.flows; {
-		flows = min(flows+stride, d.flows)
+		flows = min(flows+d.stride(), d.flows)
 		for _, key := range []lb.ServiceKey{serviceRR, serviceMH} {
 			err := d.establish(key, tuple4.of(clients4, flows), d.tcp4(key, 0, tcpSYN), d.tcp4(key, 0, tcpACK))
 			if err != nil {
@@ -258,7 +259,7 @@ func (d *Director) Fill() error {
 func (d *Director) establish(key lb.ServiceKey, tuple Tuple, frames ...[]byte) error {
 	group := flowGroup{key, tuple.Base}
 	for d.established[group] < tuple.Flows {
-		packets := min(stride, tuple.Flows-d.established[group])
+		packets := min(d.stride(), tuple.Flows-d.established[group])
 		for _, frame := range frames {
 			step := d.newCase(fmt.Sprintf("flows of %s", key), "", TX, frame, tuple.fresh())
 			step.sequence = uint64(d.established[group])
