@@ -269,8 +269,8 @@ static __always_inline void touch_flow(struct flow *flow, __u32 state, __u32 now
 	union entry_word next = flow->was;
 
 	next.entry.seen = now;
-	if (state >
-	    next.entry.state) /* a connection only moves on: SYN, established, FIN, closed */
+	/* a connection only moves on: SYN, established, FIN, closed */
+	if (state > next.entry.state)
 		next.entry.state = state;
 	if (next.word != flow->was.word && flow->way < WAYS)
 		__sync_val_compare_and_swap((__u64 *)&flow->bucket->entry[flow->way],

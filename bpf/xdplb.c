@@ -3,10 +3,12 @@
  * xdplb: a layer-4 load balancer in direct-routing mode. The program reads top to bottom as a
  * packet's walk:
  *
- * parse     whose flow is it?                          parse.h find      where do its packets go
- * already?           flow.h schedule  a new flow: which backend?                 schedule.h forward
- * next hop's MAC, one hop less, and out      forward.h count     every packet under exactly one
- * reason      count.h
+ *   parse     whose flow is it?                          parse.h
+ *   service   is it ours?                                below
+ *   find      where do its packets go already?           flow.h
+ *   schedule  a new flow: which backend?                 schedule.h
+ *   forward   next hop's MAC, one hop less, and out      forward.h
+ *   count     every packet under exactly one reason      count.h
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -116,16 +118,16 @@ static __always_inline enum reason place(const struct packet *p, struct family f
 {
 	const struct service *service = find_service(p, family);
 	__u8 protocol = family.is_ip6 ? p->key6.protocol : p->key4.protocol;
-	__u32 now = now_ticks(), state = state_of(p, protocol);
+	__u32 state = state_of(p, protocol), now, id;
 	struct flow_hash hash;
 	struct cursor *cursor;
 	struct flow flow;
-	__u32 id;
 
 	if (!service)
 		return REASON_NO_SERVICE;
 	if (state != FLOW_SYN && state != FLOW_UDP && is_settled(p, family, service, target))
 		return REASON_TX;
+	now = now_ticks();
 	hash = family.is_ip6 ? hash_flow6(&p->key6) : hash_flow4(&p->key4);
 	id = service->id;
 	cursor = bpf_map_lookup_elem(&cursors, &id);
@@ -133,10 +135,7 @@ static __always_inline enum reason place(const struct packet *p, struct family f
 		return REASON_INTERNAL;
 	if (state == FLOW_SYN && is_flooded(cursor, now) && service->slots) {
 		id = slot_of(service->table, hashed_slot(p, family, service, hash));
-		/*
-		 * what is not recorded of an unsettled slot would be reckoned to its previous
-		 * backend
-		 */
+		/* what an unsettled slot has not recorded is taken for its previous backend's */
 		if (!(id & SLOT_UNSETTLED)) {
 			take_turn(cursor, now);
 			return aim(id, target);
@@ -157,9 +156,14 @@ static __always_inline enum reason place(const struct packet *p, struct family f
 static __always_inline enum reason place_quoted(const struct packet *p, struct family family,
 						target_t *target)
 {
-	struct flow_hash hash = family.is_ip6 ? hash_flow6(&p->key6) : hash_flow4(&p->key4);
-	struct flow flow = find_flow(hash, now_ticks());
+	const struct service *service = find_service(p, family);
+	struct flow_hash hash;
+	struct flow flow;
 
+	if (service && is_settled(p, family, service, target))
+		return REASON_TX;
+	hash = family.is_ip6 ? hash_flow6(&p->key6) : hash_flow4(&p->key4);
+	flow = find_flow(hash, now_ticks());
 	if (!flow.bucket || !is_current(flow.was.entry.target))
 		return REASON_ICMP_UNMATCHED;
 	*target = flow.was.entry.target;

@@ -277,6 +277,8 @@ func TestSettledSlots(t *testing.T) {
 		{name: "settled: entries are not looked at", slots: []uint32{real1}, flow: real2, in: frame(ip4(), ack(portPlain)), to: real1MAC, records: real2},
 		{name: "settled: FIN", slots: []uint32{real1}, flow: real2, in: frame(ip4(), finAck()), to: real1MAC, records: real2},
 		{name: "settled: a SYN follows its entry", slots: []uint32{real1}, flow: real2, in: frame(ip4(), syn(portPlain)), to: real2MAC, records: real2},
+		{name: "settled: an ICMP error about a connection without an entry", slots: []uint32{real1}, in: error4(3, 4, quote4(28)), to: real1MAC},
+		{name: "unsettled: an ICMP error about a connection without an entry", slots: []uint32{real1 | unsettled}, in: error4(3, 4, quote4(28)), reason: isICMPUnmatched},
 		{name: "settled, others have an owner before", slots: []uint32{real1}, previous: []uint32{real2}, in: frame(ip4(), ack(portPlain)), to: real1MAC},
 		{name: "unsettled: by its entry", slots: []uint32{real1 | unsettled}, previous: []uint32{real1}, flow: real2, in: frame(ip4(), ack(portPlain)), to: real2MAC, records: real2},
 		{name: "unsettled: owner before", slots: []uint32{real1 | unsettled}, previous: []uint32{real2}, in: frame(ip4(), ack(portPlain)), to: real2MAC, records: real2},
