@@ -24,8 +24,12 @@
 
 #define LOCK_ATTEMPTS 256
 
-/* SYNs may have this many of a bucket's ways. */
+/*
+ * SYNs may have this many of a bucket's ways, and beyond that free ones while they are young: what
+ * is answered is answered within two ticks, and must not be lost to the next SYN.
+ */
 #define EMBRYONIC_WAYS 3
+#define YOUNG_TICKS 2
 
 const volatile __u32 flow_buckets;
 const volatile __u32 spill_buckets;
@@ -340,7 +344,7 @@ static __always_inline __u32 choose_way(const struct bucket *bucket, __u32 state
 			}
 		}
 	}
-	if (state == FLOW_SYN && embryos >= EMBRYONIC_WAYS) {
+	if (state == FLOW_SYN && embryos >= EMBRYONIC_WAYS && oldest > YOUNG_TICKS) {
 		count_eviction(EVICTION_EMBRYONIC);
 		return embryonic;
 	}

@@ -144,7 +144,7 @@ func TestFlowStatus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, until := range []uint32{now + 3, now - 3, 0} {
+	for i, until := range []uint32{now + 1000, now - 3, 0} {
 		floods := uint32(0)
 		if until != 0 {
 			floods = 2

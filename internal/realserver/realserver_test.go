@@ -35,7 +35,7 @@ var (
 func realServer(t *testing.T) Options {
 	t.Helper()
 	testenv.Require(t, testenv.Root, testenv.Command("ip"), testenv.Command("nft"), testenv.Command("arping"),
-		testenv.Command("nsenter"), testenv.Command("ping"), testenv.Command("sysctl"))
+		testenv.Command("nsenter"), testenv.Command("ping"), testenv.Command("sysctl"), testenv.Command("bash"))
 	testenv.Namespace(t)
 	// Without duplicate address detection the link-local addresses are there at once.
 	run(t,
