@@ -114,26 +114,34 @@ func (l *Listing) backendRow(s *lb.Service, b *lb.Backend) string {
 	return fmt.Sprintf("  -> %-28s %-7s %-6d %-10d %-10d\n", name, "Route", b.Weight, n.Active, n.Inactive)
 }
 
-// name is ADDRESS:PORT with the port of the service, in names where there are any, and cut to a width if IPv4.
+// name is ADDRESS:PORT with the port of the service, cut to a width if IPv4.
 func (l *Listing) name(addr netip.Addr, key lb.ServiceKey, width int) string {
+	name := name(netip.AddrPortFrom(addr, key.Addr.Port()), key.Protocol, l.Host, l.Port)
+	if !addr.Is4() {
+		return name
+	}
+	return name[:min(len(name), width)]
+}
+
+// name is ADDRESS:PORT, in names where there are any.
+func name(at netip.AddrPort, protocol lb.Protocol, hosts func(netip.Addr) string, ports func(uint16, lb.Protocol) string) string {
 	host, port := "", ""
-	if l.Host != nil {
-		host = l.Host(addr)
+	if hosts != nil {
+		host = hosts(at.Addr())
 	}
 	if host == "" {
-		host = addr.String()
+		host = at.Addr().String()
 	}
-	if l.Port != nil {
-		port = l.Port(key.Addr.Port(), key.Protocol)
+	if ports != nil {
+		port = ports(at.Port(), protocol)
 	}
 	if port == "" {
-		port = strconv.Itoa(int(key.Addr.Port()))
+		port = strconv.Itoa(int(at.Port()))
 	}
-	if !addr.Is4() {
+	if !at.Addr().Is4() {
 		return "[" + host + "]:" + port
 	}
-	name := host + ":" + port
-	return name[:min(len(name), width)]
+	return host + ":" + port
 }
 
 // large is a number in 9 columns, in thousands (K) to 10^12s (T) from where 8 digits and a space no longer hold it.

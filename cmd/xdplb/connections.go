@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"xdplb/internal/datapath"
+	"xdplb/internal/ipvsadm"
+)
+
+func connectionsCommand(env *environment) *cobra.Command {
+	var numeric, count, sweep, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "connections",
+		Short: "List the live connections, as ipvsadm -L -c does",
+		Long: `List the live connections, in the text of "ipvsadm -L -c" and in no order. Without -n, the addresses of services and
+backends have names; those of clients never have. "expire" is when a connection is forgotten if its client sends
+nothing: minutes and seconds.
+
+States are what the client's packets show, since replies do not pass the director: SYN_RECV, ESTABLISHED, FIN_WAIT
+(the client has closed its half), CLOSE (it has reset the connection), and UDP.
+
+Other commands can change nothing until the listing is at its end: write a long one to a file, not to a pager.
+
+With --sweep, list nothing, but free the room of connections that have expired or whose backend was deleted. New
+connections take that room as they need it, so this is not urgent. It also lets services scheduled by mh go back
+to placing packets by the lookup table alone, fifteen minutes after their backends changed.`,
+		Example: `  xdplb connections -n
+  xdplb connections --count
+  xdplb connections --sweep`,
+		Args: takes(),
+		RunE: env.action(func([]string) error {
+			switch {
+			case sweep:
+				return env.sweep()
+			case count:
+				return env.countConnections()
+			case asJSON:
+				return env.view(env.connectionsJSON)
+			}
+			return env.listConnections(numeric)
+		}),
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.BoolVarP(&numeric, "numeric", "n", false, "print addresses and ports as numbers")
+	flags.BoolVar(&count, "count", false, "print only how many there are")
+	flags.BoolVar(&sweep, "sweep", false, "free what has expired")
+	jsonFlag(cmd, &asJSON)
+	cmd.MarkFlagsMutuallyExclusive("count", "sweep", "json")
+	return cmd
+}
+
+// sweep needs the shared lock only: what it writes, packets and other sweeps may write at the same time.
+func (env *environment) sweep() error {
+	return env.view(func(dp *datapath.Datapath) error {
+		_, err := dp.Sweep(env.ctx)
+		return err
+	})
+}
+
+// connections calls visit for every live connection until it says false, or a signal comes.
+func (env *environment) connections(dp *datapath.Datapath, visit func(datapath.Connection) bool) error {
+	err := dp.Connections(func(c datapath.Connection) bool { return env.ctx.Err() == nil && visit(c) })
+	if err != nil {
+		return err
+	}
+	return env.ctx.Err()
+}
+
+func (env *environment) countConnections() error {
+	count := 0
+	err := env.view(func(dp *datapath.Datapath) error {
+		return env.connections(dp, func(datapath.Connection) bool {
+			count++
+			return true
+		})
+	})
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(env.stdout, count)
+	return err
+}
+
+// listConnections prints them as ipvsadm does. Names are looked up first, without the lock.
+func (env *environment) listConnections(numeric bool) error {
+	var listing ipvsadm.ConnectionListing
+	if !numeric {
+		state, _, err := env.snapshot()
+		if err != nil {
+			return err
+		}
+		names := env.lookUpNames(state)
+		listing.Host, listing.Port = names.host, names.port
+	}
+	return env.view(func(dp *datapath.Datapath) error {
+		listing.Walk = func(visit func(ipvsadm.Connection) bool) error {
+			return env.connections(dp, func(c datapath.Connection) bool { return visit(connectionRow(c)) })
+		}
+		return ipvsadm.ListConnections(env.stdout, listing)
+	})
+}
+
+func connectionRow(c datapath.Connection) ipvsadm.Connection {
+	return ipvsadm.Connection{
+		Protocol: c.Service.Protocol,
+		Left:     c.Left,
+		State:    stateOfLVS(c.State),
+		Client:   c.Client,
+		VIP:      netip.AddrPortFrom(c.Service.Addr.Addr(), c.VIPPort),
+		Backend:  netip.AddrPortFrom(c.Backend, c.VIPPort), // direct routing leaves the port as it is
+	}
+}
+
+// stateOfLVS is LVS's word for a state.
+func stateOfLVS(state datapath.ConnectionState) string {
+	switch state {
+	case datapath.StateSYN:
+		return "SYN_RECV"
+	case datapath.StateFIN:
+		return "FIN_WAIT"
+	case datapath.StateClosed:
+		return "CLOSE"
+	}
+	return string(state) // ESTABLISHED and UDP are LVS's words too
+}
+
+// connectionView is a connection as --json prints it.
+type connectionView struct {
+	Protocol   string     `json:"protocol"`
+	State      string     `json:"state"`
+	Expires    int        `json:"expires_seconds"`
+	Client     netip.Addr `json:"client"`
+	ClientPort uint16     `json:"client_port"`
+	Address    netip.Addr `json:"address"` // the service's
+	Port       uint16     `json:"port"`
+	Backend    netip.Addr `json:"backend"`
+}
+
+// connectionsJSON prints an array, as env.json would, but one element after the other.
+func (env *environment) connectionsJSON(dp *datapath.Datapath) error {
+	out := bufio.NewWriterSize(env.stdout, 64<<10)
+	before, after := "[\n  ", "[]\n"
+	var failed error
+	err := env.connections(dp, func(c datapath.Connection) bool {
+		var text []byte
+		if text, failed = json.MarshalIndent(newConnectionView(c), "  ", "  "); failed != nil {
+			return false
+		}
+		out.WriteString(before)
+		_, failed = out.Write(text)
+		before, after = ",\n  ", "\n]\n"
+		return failed == nil
+	})
+	if err != nil {
+		return err
+	}
+	if failed != nil {
+		return failed
+	}
+	out.WriteString(after)
+	return out.Flush()
+}
+
+func newConnectionView(c datapath.Connection) connectionView {
+	return connectionView{
+		Protocol:   c.Service.Protocol.String(),
+		State:      stateOfLVS(c.State),
+		Expires:    int(c.Left / time.Second),
+		Client:     c.Client.Addr(),
+		ClientPort: c.Client.Port(),
+		Address:    c.Service.Addr.Addr(),
+		Port:       c.VIPPort,
+		Backend:    c.Backend,
+	}
+}
