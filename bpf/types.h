@@ -78,7 +78,7 @@ enum reason {
 	/* dropped */
 	REASON_TTL_EXCEEDED,	/* TTL or hop limit used up: the guard against loops */
 	REASON_NO_NEIGHBOUR,	/* the backend's MAC address is not known */
-	REASON_FLOW_TABLE_FULL, /* the kernel could not store the new flow */
+	REASON_FLOW_TABLE_FULL, /* other CPUs held the new flow's bucket for too long */
 	REASON_TOO_BIG,		/* larger than the MTU of the interface towards the backend */
 	REASON_NO_HEADROOM,	/* no room in front of the frame for a VLAN tag */
 	REASON_INTERNAL,	/* what must exist does not: a bug */

@@ -64,7 +64,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags.IntVar(&o.rounds, "rounds", 0, "measure each case `N` times (default 25, with --grow 9)")
 	flags.DurationVar(&o.batch, "batch", 0, "measure for `TIME` per case and round (default 12ms, with --live 100ms)")
 	flags.Uint32Var(&o.flows, "flows", 0,
-		"leave out cases of more than `N` flows (default 1048576, with --grow 4194304); tables take 1 KB of memory for each")
+		"leave out cases of more than `N` flows (default 1048576, with --grow 4194304)")
 	flags.IntVar(&o.cpu, "cpu", runtime.NumCPU()-1, "run on CPU `N`")
 	flags.StringVar(&o.only, "only", "", "only cases whose name matches the regular expression `RE`")
 	flags.IntVar(&o.services, "services", 10_000, "with --grow: up to `N` services of 10 backends")

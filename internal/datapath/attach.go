@@ -93,7 +93,7 @@ func openOrCreate(pinDir string, capacity Capacity, timeout time.Duration) (_ *D
 			have := d.capacity()
 			if want := capacity.or(have); want != have {
 				d.Close()
-				return nil, false, fmt.Errorf("the pins in %s are for %s, not for %s: detach every interface to change that", pinDir, have, want)
+				return nil, false, fmt.Errorf("the pins in %s are for %s, not for %s: save, detach --all, attach and restore to change that", pinDir, have, want)
 			}
 			return d, created, nil
 		}

@@ -346,6 +346,27 @@ func TestOtherSchemaIsRefused(t *testing.T) {
 	}
 }
 
+// TestTooMuchCapacity: what cannot be had is refused before anything is made, and not by ending other processes.
+func TestTooMuchCapacity(t *testing.T) {
+	t.Parallel()
+	testenv.Namespace(t)
+	addVeth(t, "eth0", "far0")
+	for _, c := range []struct {
+		capacity Capacity
+		words    string
+	}{
+		{Capacity{Flows: maxFlows}, "available"},
+		{Capacity{Flows: maxFlows + 1}, "--flows takes at most"},
+		{Capacity{Backends: maxBackends + 1}, "--backends takes at most"},
+	} {
+		_, err := Attach(pinDir, "eth0", Auto, c.capacity)
+		wantError(t, err, c.words)
+		if _, err := os.Stat(pinDir); !os.IsNotExist(err) {
+			t.Errorf("%+v leaves pins: %v", c.capacity, err)
+		}
+	}
+}
+
 func TestCapacity(t *testing.T) {
 	t.Parallel()
 	attachment := director(t, Capacity{Flows: 1024, Services: 2, Backends: 3})

@@ -70,6 +70,22 @@ func ids(capacity uint32) uint32 { return 2*capacity + 1 }
 // generation begin again, before the flow is forgotten: ids are given away in turn (layout.go).
 func (c Capacity) backendIDs() uint32 { return max(ids(c.Backends), 4096) }
 
+// The most flows and backends that the program can name: a flow's cell has 32 bits, a backend's id 24 (bpf/flow.h).
+const (
+	maxFlows    = 1 << 30
+	maxBackends = 1<<23 - 1
+)
+
+func (c Capacity) check() error {
+	if c.Flows > maxFlows {
+		return fmt.Errorf("room for %d flows is too much: --flows takes at most %d", c.Flows, maxFlows)
+	}
+	if c.Backends > maxBackends {
+		return fmt.Errorf("room for %d backends is too much: --backends takes at most %d", c.Backends, maxBackends)
+	}
+	return nil
+}
+
 // meta chooses everything that the program is given before it is loaded.
 func (c Capacity) meta() (xdplbMeta, error) {
 	buckets := (c.Flows + ways - 1) / ways
@@ -210,6 +226,9 @@ func isPinDir(dir string) (bool, error) {
 
 // load loads the program with empty maps and pins all into a new directory.
 func load(dir string, capacity Capacity) error {
+	if err := capacity.check(); err != nil {
+		return err
+	}
 	spec, err := loadXdplb()
 	if err != nil {
 		return err
@@ -219,6 +238,9 @@ func load(dir string, capacity Capacity) error {
 		return err
 	}
 	if err := size(spec, &meta); err != nil {
+		return err
+	}
+	if err := checkMemory(spec); err != nil {
 		return err
 	}
 	loaded, err := ebpf.NewCollection(spec)

@@ -61,6 +61,17 @@ func (e *CapacityError) Error() string {
 	return fmt.Sprintf("%d %s do not fit: room for %d was made by the first attach (--%s)", e.Want, e.What, e.Have, e.What)
 }
 
+// MemoryError means that the maps of the wanted capacity do not fit into the machine's memory.
+type MemoryError struct {
+	Want, Available uint64 // bytes
+}
+
+func (e *MemoryError) Error() string {
+	const mib = 1 << 20
+	return fmt.Sprintf("the maps would take %d MiB of the kernel's memory, and %d MiB are available: ask for fewer --flows, --services or --backends",
+		e.Want/mib, e.Available/mib)
+}
+
 // CapabilityError means that the process may not do what xdplb does.
 type CapabilityError struct {
 	Missing []string // "CAP_NET_ADMIN", ...
@@ -69,6 +80,9 @@ type CapabilityError struct {
 func (e *CapabilityError) Error() string {
 	return "not permitted: run as root, or with " + strings.Join(e.Missing, ", ")
 }
+
+// defaultFilesystem is where the host's BPF filesystem is mounted.
+const defaultFilesystem = "/sys/fs/bpf"
 
 // FilesystemError means that there is no BPF filesystem to keep the pins in.
 type FilesystemError struct {
@@ -80,6 +94,9 @@ func (e *FilesystemError) Error() string {
 	if e.PrivateMounts {
 		return fmt.Sprintf("no BPF filesystem at %s, and this process has mounts of its own, as under \"ip netns exec\", "+
 			"where pins would vanish: enter the network namespace alone (--netns, or nsenter --net=/run/netns/NAME)", e.Dir)
+	}
+	if e.Dir != defaultFilesystem {
+		return fmt.Sprintf("%s is not on a BPF filesystem: take a pin directory under %s", e.Dir, defaultFilesystem)
 	}
 	return fmt.Sprintf("no BPF filesystem at %s: mount -t bpf bpf %s", e.Dir, e.Dir)
 }

@@ -30,7 +30,7 @@ func reasonTexts() [xdplbReasonREASON_COUNT]Reason {
 		xdplbReasonREASON_FRAGMENT_UNMATCHED: {"fragment_unmatched", "PASS", "a later fragment whose first one was not seen", 0},
 		xdplbReasonREASON_TTL_EXCEEDED:       {"ttl_exceeded", "DROP", "TTL or hop limit used up", 0},
 		xdplbReasonREASON_NO_NEIGHBOUR:       {"no_neighbour", "DROP", "the backend's MAC address is not known", 0},
-		xdplbReasonREASON_FLOW_TABLE_FULL:    {"flow_table_full", "DROP", "the new connection could not be stored", 0},
+		xdplbReasonREASON_FLOW_TABLE_FULL:    {"flow_table_full", "DROP", "the new connection got no place in the flow table", 0},
 		xdplbReasonREASON_TOO_BIG:            {"too_big", "DROP", "larger than the MTU towards the backend", 0},
 		xdplbReasonREASON_NO_HEADROOM:        {"no_headroom", "DROP", "no room in the frame for a VLAN tag", 0},
 		xdplbReasonREASON_INTERNAL:           {"internal", "DROP", "a bug of xdplb, please report it", 0},
