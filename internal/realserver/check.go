@@ -14,7 +14,8 @@ import (
 )
 
 // Check returns what is wrong with this host as a real server for the VIPs; nothing if all is well. It changes
-// nothing, and needs no earlier Setup.
+// nothing, and needs no earlier Setup. Where no Dev is given or recorded and no route tells it, that is one of the
+// problems, and what depends on it is not checked.
 func Check(o Options) ([]Problem, error) {
 	path, err := recordPath(o.StateDir)
 	if err != nil {
@@ -42,7 +43,7 @@ func Check(o Options) ([]Problem, error) {
 	}
 	if o.Dev == "" {
 		o.Dev, err = findDev(o.Gateways, all)
-		if err != nil {
+		if err != nil && !errors.Is(err, errDevUnknown) {
 			return nil, err
 		}
 	}
@@ -146,6 +147,12 @@ func checkARP(o Options) ([]Problem, error) {
 			})
 		}
 		return problems, nil
+	}
+	if o.Dev == "" {
+		return []Problem{{
+			Text: "the interface towards the cluster is not known, so that its ARP settings are not checked",
+			Hint: command("check", o.VIPs, "--dev DEV"),
+		}}, nil
 	}
 	var problems []Problem
 	for _, setting := range arpSettings() {
@@ -256,7 +263,7 @@ func checkWayBack(o Options, ipv4 bool, routes []defaultRoute) ([]Problem, error
 		gateway = wanted.String()
 		if len(routes) > 0 && routes[0].Gateway != wanted {
 			return []Problem{{
-				Text: fmt.Sprintf("the %s default route does not lead via %s", name, wanted), Hint: setupHint(o, gateway),
+				Text: fmt.Sprintf("the %s default route does not lead via %s", name, wanted), Hint: command("setup", o.VIPs, "--gateway "+gateway),
 			}}, nil
 		}
 	}
@@ -272,14 +279,17 @@ func checkWayBack(o Options, ipv4 bool, routes []defaultRoute) ([]Problem, error
 	}
 	return []Problem{{
 		Text: fmt.Sprintf("no %s route back to clients: there is no default route, and no other one through a gateway", name),
-		Hint: setupHint(o, gateway),
+		Hint: command("setup", o.VIPs, "--gateway "+gateway),
 	}}, nil
 }
 
 // checkReversePath finds strict reverse path filtering on an interface that replies do not leave by.
 func checkReversePath(o Options, way defaultRoute) ([]Problem, error) {
+	if o.Dev == "" || way.Ifindex == 0 {
+		return nil, nil
+	}
 	value, err := effective("rp_filter", o.Dev)
-	if err != nil || value != 1 || way.Ifindex == 0 {
+	if err != nil || value != 1 {
 		return nil, err
 	}
 	link, err := netlink.LinkByIndex(way.Ifindex)
@@ -296,11 +306,11 @@ func checkReversePath(o Options, way defaultRoute) ([]Problem, error) {
 	}}, nil
 }
 
-// setupHint returns the command that sets the gateway.
-func setupHint(o Options, gateway string) string {
-	words := []string{"xdplb realserver setup"}
-	for _, vip := range o.VIPs {
+// command returns the command line of xdplb realserver for VIPs.
+func command(verb string, vips []netip.Addr, flags string) string {
+	words := []string{"xdplb realserver", verb}
+	for _, vip := range vips {
 		words = append(words, vip.String())
 	}
-	return strings.Join(append(words, "--gateway", gateway), " ")
+	return strings.Join(append(words, flags), " ")
 }

@@ -4,6 +4,7 @@ package realserver
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -75,6 +76,40 @@ func TestCheckNamesWhatIsWrong(t *testing.T) {
 				t.Errorf("Check (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestCheckWithoutAKnownInterface(t *testing.T) {
+	t.Parallel()
+	o := realServer(t)
+	o.Dev, o.Gateways, o.ArpMode = "", nil, ""
+	const unknown = "the interface towards the cluster is not known, so that its ARP settings are not checked | " +
+		"xdplb realserver check 172.10.0.9 2001:db8:10::9 --dev DEV"
+	missing := []string{
+		"172.10.0.9 is not on lo | xdplb realserver setup 172.10.0.9",
+		"2001:db8:10::9 is not on lo | xdplb realserver setup 2001:db8:10::9",
+		unknown,
+	}
+	want := append(slices.Clone(missing),
+		"no IPv4 route back to clients: there is no default route, and no other one through a gateway | "+
+			"xdplb realserver setup 172.10.0.9 2001:db8:10::9 --gateway GATEWAY",
+		"no IPv6 route back to clients: there is no default route, and no other one through a gateway | "+
+			"xdplb realserver setup 172.10.0.9 2001:db8:10::9 --gateway GATEWAY")
+	if diff := cmp.Diff(want, problems(t, o)); diff != "" {
+		t.Errorf("no default route (-want +got):\n%s", diff)
+	}
+	run(t, "ip route add 10.0.0.0/8 via 192.168.60.1", "ip -6 route add 2001:db8:66::/64 via 2001:db8:60::1")
+	if diff := cmp.Diff(missing, problems(t, o)); diff != "" {
+		t.Errorf("routes to some clients (-want +got):\n%s", diff)
+	}
+	run(t, "ip route add default nexthop via 192.168.60.1 nexthop via 192.168.60.2")
+	if diff := cmp.Diff(missing, problems(t, o)); diff != "" {
+		t.Errorf("several ways back (-want +got):\n%s", diff)
+	}
+	o.VIPs = []netip.Addr{vip6}
+	want = []string{"2001:db8:10::9 is not on lo | xdplb realserver setup 2001:db8:10::9"}
+	if diff := cmp.Diff(want, problems(t, o)); diff != "" {
+		t.Errorf("only IPv6, which needs no interface (-want +got):\n%s", diff)
 	}
 }
 

@@ -279,7 +279,10 @@ func reaches(addr netip.Addr, all []held, only string) string {
 	return ""
 }
 
-// findDev returns the interface that reaches a gateway, or that of a default route.
+var errDevUnknown = errors.New("the interface towards the cluster is not known: there is no default route; name it with --dev")
+
+// findDev returns the interface that reaches a gateway, or that of a default route. Without any of them the error is
+// errDevUnknown.
 func findDev(gateways []netip.Addr, all []held) (string, error) {
 	for _, gateway := range gateways {
 		if dev := reaches(gateway, all, ""); dev != "" {
@@ -300,5 +303,5 @@ func findDev(gateways []netip.Addr, all []held) (string, error) {
 			}
 		}
 	}
-	return "", errors.New("the interface towards the cluster is not known: there is no default route; name it with --dev")
+	return "", errDevUnknown
 }
