@@ -27,7 +27,7 @@ const schedulersHelp = `Schedulers:
   rr   round robin: each backend in turn, whatever the weights (but never one with weight 0)
   wrr  round robin in proportion to the weights
   sh   by a hash of the client's address: a client stays with its backend
-  mh   by a Maglev hash of the client's address and port: like sh, but few clients move when backends change`
+  mh   by a Maglev hash of the client's address, without the port: like sh, but few clients move when backends change`
 
 func serviceAddCommand(env *environment) *cobra.Command {
 	scheduler := lb.DefaultScheduler

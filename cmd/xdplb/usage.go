@@ -133,9 +133,16 @@ func parsedVar[T any](flags *pflag.FlagSet, to *T, name, kind, initial, help str
 	flags.Var(&parsed[T]{to: to, word: initial, kind: kind, parse: parse}, name, help)
 }
 
-// requireFlag makes a flag one that must be given.
+// requireFlag makes a flag, one in a command, one that must be given. It looks before cobra does, to say it in the
+// words of takes.
 func requireFlag(cmd *cobra.Command, name string) {
 	if err := cmd.MarkFlagRequired(name); err != nil {
 		panic(err) // there is no such flag: a mistake in this program
+	}
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		if !cmd.Flags().Changed(name) {
+			return usagef("--%s is missing", name)
+		}
+		return nil
 	}
 }
