@@ -76,7 +76,7 @@ func (env *environment) readYAML(name string) (lb.State, error) {
 	defer reader.Close()
 	file, err := config.Read(name, reader)
 	if err != nil {
-		return lb.State{}, err
+		return lb.State{}, withoutHint(err) // about the file, not about what there is
 	}
 	_, attached, err := env.snapshot()
 	if err != nil {

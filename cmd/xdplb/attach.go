@@ -4,6 +4,8 @@ package main
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -33,6 +35,10 @@ mode, detach it first.`,
 		RunE: env.action(func(args []string) error {
 			got, err := datapath.Attach(env.pinDir, args[0], mode, capacity)
 			if err != nil {
+				err = noInterface(args[0], err)
+				if hint(err) == "" && capacity == (datapath.Capacity{}) && env.attached(args[0]) {
+					return withHint(err, "detach it first: xdplb detach "+args[0])
+				}
 				return err
 			}
 			why := ""
@@ -49,12 +55,29 @@ mode, detach it first.`,
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	parsedVar(flags, &mode, "mode", "MODE", "auto", "auto, native or generic", datapath.ParseMode)
-	size := func(to *uint32, name string, standard uint32, what string) {
-		flags.Uint32Var(to, name, 0, fmt.Sprintf("room for `N` %s (default %d at the first attach)", what, standard))
+	size := func(to *uint32, name string, most, standard uint32, what string) {
+		help := fmt.Sprintf("room for `N` %s (default %d at the first attach)", what, standard)
+		parsedVar(flags, to, name, "N", "", help, func(word string) (uint32, error) { return parseSize(word, most) })
 	}
-	size(&capacity.Flows, "flows", datapath.DefaultCapacity.Flows, "connections")
-	size(&capacity.Services, "services", datapath.DefaultCapacity.Services, "services")
-	size(&capacity.Backends, "backends", datapath.DefaultCapacity.Backends, "backends of all services")
+	// The most of each is datapath's, or, for services, what no machine has memory for.
+	size(&capacity.Flows, "flows", 1<<30, datapath.DefaultCapacity.Flows, "connections")
+	size(&capacity.Services, "services", 1<<30, datapath.DefaultCapacity.Services, "services")
+	size(&capacity.Backends, "backends", 1<<23-1, datapath.DefaultCapacity.Backends, "backends of all services")
 	completeFlag(cmd, "mode", cobra.FixedCompletions([]string{"auto", "native", "generic"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+// parseSize reads how much room is asked for. 0 is none: a flag that is not given asks for what is there.
+func parseSize(word string, most uint32) (uint32, error) {
+	size, err := strconv.ParseUint(word, 10, 32)
+	if err != nil || size < 1 || size > uint64(most) {
+		return 0, wants(fmt.Sprintf("1 to %d", most))
+	}
+	return uint32(size), nil
+}
+
+// attached says whether an interface is known to be attached.
+func (env *environment) attached(name string) bool {
+	_, attached, err := env.snapshot()
+	return err == nil && slices.Contains(attached.names(), name)
 }

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/spf13/cobra"
 
 	"xdplb/internal/datapath"
@@ -30,11 +32,19 @@ counters.`,
 		ValidArgsFunction: env.completeLive(func(_ lb.State, attached interfaces) []string { return attached.names() }),
 		RunE: env.action(func(args []string) error {
 			if all {
-				return datapath.DetachAll(env.pinDir)
+				return nothingToDetach(datapath.DetachAll(env.pinDir))
 			}
-			return datapath.Detach(env.pinDir, args[0])
+			return nothingToDetach(noInterface(args[0], datapath.Detach(env.pinDir, args[0])))
 		}),
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "detach all interfaces and remove the pinned maps")
 	return cmd
+}
+
+// nothingToDetach keeps the hint to attach first from who wants to detach; nil and other errors stay as they are.
+func nothingToDetach(err error) error {
+	if errors.Is(err, datapath.ErrNotAttached) {
+		return withoutHint(err)
+	}
+	return err
 }

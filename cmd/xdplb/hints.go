@@ -27,6 +27,9 @@ func withHint(err error, text string) error {
 	return hintedError{err, text}
 }
 
+// withoutHint keeps an error from the general hint of its kind, where that would mislead.
+func withoutHint(err error) error { return withHint(err, "") }
+
 // hint says in one line what to do about an error, or nothing.
 func hint(err error) string {
 	var (
@@ -58,7 +61,7 @@ func hint(err error) string {
 	case errors.As(err, &foreign):
 		return fmt.Sprintf("if nobody needs it, take it off: ip link set dev %s xdp off", foreign.Interface)
 	case errors.As(err, &capacity):
-		return fmt.Sprintf("sizes are fixed while anything is attached: xdplb save, detach --all, attach with --%s, restore", capacity.What)
+		return fmt.Sprintf(`only "xdplb detach --all" changes sizes: save, detach --all, attach with --%s, restore`, capacity.What)
 	case errors.As(err, &forbidden):
 		return "run it with sudo"
 	case errors.As(err, &unreached):

@@ -3,8 +3,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/vishvananda/netlink"
 
 	"xdplb/internal/datapath"
 )
@@ -52,6 +55,9 @@ func (list interfaces) index(name string) (int, error) {
 	if name == "" {
 		return 0, withHint(fmt.Errorf("no interface is named, and not one alone is attached: %s", attached), "name it: --dev INTERFACE, or \"dev\" in a file")
 	}
+	if _, err := netlink.LinkByName(name); missingInterface(err) {
+		return 0, fmt.Errorf("%w; attached: %s", noInterface(name, err), attached)
+	}
 	return 0, withHint(fmt.Errorf("interface %s is not attached; attached: %s", name, attached), "xdplb attach "+name)
 }
 
@@ -66,4 +72,17 @@ func (list interfaces) name(ifindex int) string {
 		return ""
 	}
 	return fmt.Sprintf("#%d", ifindex)
+}
+
+func missingInterface(err error) bool {
+	return errors.As(err, new(netlink.LinkNotFoundError))
+}
+
+// noInterface words the error of an act on a named interface, if it is that the host has none of that name; nil and
+// other errors stay as they are.
+func noInterface(name string, err error) error {
+	if missingInterface(err) {
+		return fmt.Errorf("there is no interface %s", name)
+	}
+	return err
 }

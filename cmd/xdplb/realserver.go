@@ -129,7 +129,11 @@ func realserverVerb(env *environment, cmd *cobra.Command, argument string, do fu
 		if options.VIPs, err = parseAll(args, lb.ParseVIP); err != nil {
 			return usage(err)
 		}
-		return do(*options)
+		err = do(*options)
+		if options.Dev == "" {
+			return err
+		}
+		return noInterface(options.Dev, err)
 	})
 	cmd.Flags().StringVar(&options.Dev, "dev", "", "`INTERFACE` to the cluster's segment (default: the one towards the gateway)")
 	completeFlag(cmd, "dev", env.completeHostInterfaces())

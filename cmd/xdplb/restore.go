@@ -37,7 +37,7 @@ does not answer for its MAC address is warned about and gets no connections.`,
 			defer file.Close()
 			wanted, err := ipvsadm.Parse(file)
 			if err != nil {
-				return fmt.Errorf("%s: %w", name, err)
+				return withoutHint(fmt.Errorf("%s: %w", name, err)) // about the file, not about what there is
 			}
 			_, err = env.replace(wanted, false, datapath.Change)
 			return err

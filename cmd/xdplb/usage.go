@@ -102,10 +102,18 @@ func flagError(cmd *cobra.Command, err error) error {
 	}
 	var invalid *pflag.InvalidValueError
 	if errors.As(err, &invalid) {
+		if name, cause := invalid.GetFlag().Name, invalid.Unwrap(); errors.As(cause, new(wants)) {
+			return fmt.Errorf("--%s %q: %w", name, invalid.GetValue(), cause)
+		}
 		return fmt.Errorf("--%s: %w", invalid.GetFlag().Name, invalid.Unwrap())
 	}
 	return err
 }
+
+// wants is an error about a flag's value that says only what is wanted.
+type wants string
+
+func (w wants) Error() string { return "want " + string(w) }
 
 // parsed is a flag whose value is made from its word by a function; it implements pflag.Value.
 type parsed[T any] struct {

@@ -54,7 +54,7 @@ func vipVerb(env *environment, cmd *cobra.Command, do func(prefix netip.Prefix, 
 		if err != nil {
 			return usage(err)
 		}
-		return do(prefix, dev)
+		return noInterface(dev, do(prefix, dev))
 	})
 	cmd.Flags().StringVar(&dev, "dev", "", "the `INTERFACE`")
 	requireFlag(cmd, "dev")
@@ -77,7 +77,7 @@ VIP as soon as a service has it.`,
 		RunE: env.action(func([]string) error {
 			addresses, err := vip.List(dev)
 			if err != nil {
-				return err
+				return noInterface(dev, err)
 			}
 			type view struct {
 				Address   netip.Prefix `json:"address"`
