@@ -311,7 +311,7 @@ func describe(ifindex int) (Attachment, error) {
 	if attrs.Xdp != nil && attrs.Xdp.AttachMode == nl.XDP_ATTACHED_SKB {
 		attachment.Mode = Generic
 	}
-	attachment.Warnings = warnings(device, attachment.Mode)
+	attachment.Warnings = warnings(device, attachment.Mode, featuresOf(attrs.Name), devices())
 	return attachment, nil
 }
 

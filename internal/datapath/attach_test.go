@@ -120,6 +120,52 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// TestWarningsOfOtherDevices has devices and offloads that a machine need not have.
+func TestWarningsOfOtherDevices(t *testing.T) {
+	t.Parallel()
+	attrs := func(name string, index, parent, master int) netlink.LinkAttrs {
+		return netlink.LinkAttrs{Name: name, Index: index, MTU: 1500, ParentIndex: parent, MasterIndex: master}
+	}
+	var (
+		plain  = &netlink.Device{LinkAttrs: attrs("eth0", 2, 0, 0)}
+		trunk  = &netlink.Device{LinkAttrs: attrs("eth1", 3, 0, 0)}
+		bond   = &netlink.Bond{LinkAttrs: attrs("bond0", 4, 0, 0)}
+		member = &netlink.Device{LinkAttrs: attrs("eth2", 5, 0, 4)}
+		vlan   = &netlink.Vlan{LinkAttrs: attrs("eth1.7", 6, 3, 0)}
+		bridge = &netlink.Bridge{LinkAttrs: attrs("br0", 7, 0, 0)}
+		port   = &netlink.Device{LinkAttrs: attrs("eth3", 8, 0, 7)}
+		// A device on another one that carries no tags.
+		macvlan = &netlink.Macvlan{LinkAttrs: attrs("mac0", 9, 2, 0)}
+	)
+	all := []netlink.Link{plain, trunk, bond, member, vlan, bridge, port, macvlan}
+	both := map[string]bool{"rx-lro": true, "rx-vlan-hw-parse": true}
+	lro := func(name string) string {
+		return name + " merges frames (LRO), which the real servers cannot take: ethtool -K " + name + " lro off"
+	}
+	for _, test := range []struct {
+		device   netlink.Link
+		features map[string]bool
+		want     []string
+	}{
+		{plain, nil, nil},
+		{plain, map[string]bool{"rx-lro": false, "rx-vlan-hw-parse": true, "rx-gro": true}, nil},
+		{plain, both, []string{lro("eth0")}},
+		{trunk, nil, nil},
+		{trunk, map[string]bool{"rx-vlan-hw-parse": false}, nil},
+		{trunk, both, []string{lro("eth1"),
+			"eth1 takes VLAN tags off before the program sees them, and VLAN devices use it: ethtool -K eth1 rxvlan off"}},
+		{bond, nil, []string{"bond0 is a bond: native mode needs a driver with native XDP in every member, and one of the modes " +
+			"balance-rr, active-backup, balance-xor or 802.3ad"}},
+		{member, nil, []string{"eth2 is a member of bond0: attach to bond0 instead, or frames leave past the bond"}},
+		{vlan, nil, []string{"eth1.7 is a VLAN device: attach to the interface under it, and name the VLAN by the backends"}},
+		{port, nil, nil},
+	} {
+		if diff := cmp.Diff(test.want, warnings(test.device, Native, test.features, all)); diff != "" {
+			t.Errorf("%s with %v (-want +got):\n%s", test.device.Attrs().Name, test.features, diff)
+		}
+	}
+}
+
 func TestAttachRefuses(t *testing.T) {
 	t.Parallel()
 	testenv.Namespace(t)
@@ -460,9 +506,18 @@ func TestMissingCapabilities(t *testing.T) {
 
 func TestKernelVersions(t *testing.T) {
 	t.Parallel()
-	for version, good := range map[uint32]bool{5<<16 | 15<<8: false, 6 << 16: false, 6<<16 | 1<<8: true, 6<<16 | 18<<8 | 4: true, 7 << 16: true} {
-		if lacks := kernelLacks(version); (len(lacks) == 0) != good {
-			t.Errorf("%#x: %q", version, lacks)
+	for _, test := range []struct {
+		version uint32
+		want    []string
+	}{
+		{5<<16 | 15<<8 | 167, []string{"what came with Linux 6.1 (it is 5.15)"}},
+		{6 << 16, []string{"what came with Linux 6.1 (it is 6.0)"}},
+		{6<<16 | 1<<8, nil},
+		{6<<16 | 18<<8 | 4, nil},
+		{7 << 16, nil},
+	} {
+		if diff := cmp.Diff(test.want, kernelLacks(test.version)); diff != "" {
+			t.Errorf("%#x (-want +got):\n%s", test.version, diff)
 		}
 	}
 }

@@ -5,6 +5,7 @@ package datapath
 import (
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
@@ -20,17 +21,16 @@ const (
 // struct skb_shared_info, 320 bytes.
 const genericRoom = 256 + 320
 
-// warnings says what breaks direct routing under XDP on an interface. An interface whose driver answers no ethtool
-// request has no offloads to warn of.
-func warnings(device netlink.Link, mode Mode) []string {
+// warnings says what breaks direct routing under XDP on an interface with these features, among all devices of its
+// network namespace.
+func warnings(device netlink.Link, mode Mode, features map[string]bool, all []netlink.Link) []string {
 	attrs := device.Attrs()
 	name := attrs.Name
-	features := featuresOf(name)
 	var list []string
 	if features[featureLRO] {
 		list = append(list, fmt.Sprintf("%s merges frames (LRO), which the real servers cannot take: ethtool -K %s lro off", name, name))
 	}
-	if features[featureVLAN] && carriesVLANs(attrs.Index) {
+	if features[featureVLAN] && carriesVLANs(attrs.Index, all) {
 		list = append(list, fmt.Sprintf("%s takes VLAN tags off before the program sees them, and VLAN devices use it: "+
 			"ethtool -K %s rxvlan off", name, name))
 	}
@@ -45,7 +45,7 @@ func warnings(device netlink.Link, mode Mode) []string {
 	case "vlan":
 		list = append(list, fmt.Sprintf("%s is a VLAN device: attach to the interface under it, and name the VLAN by the backends", name))
 	}
-	if bond := bondOf(attrs.MasterIndex); bond != "" {
+	if bond := bondOf(attrs.MasterIndex, all); bond != "" {
 		list = append(list, fmt.Sprintf("%s is a member of %s: attach to %s instead, or frames leave past the bond", name, bond, bond))
 	}
 	return list
@@ -65,6 +65,8 @@ func driverOf(name string) string {
 	return driver
 }
 
+// featuresOf returns an interface's features by name. An interface whose driver answers no ethtool request has none to
+// warn of.
 func featuresOf(name string) map[string]bool {
 	tool, err := ethtool.NewEthtool()
 	if err != nil {
@@ -78,28 +80,26 @@ func featuresOf(name string) map[string]bool {
 	return features
 }
 
+// devices lists the network namespace's devices. What it misses because the list changes meanwhile, or cannot be read,
+// gets no warning.
+func devices() []netlink.Link {
+	list, _ := netlink.LinkList()
+	return list
+}
+
 // carriesVLANs says whether a VLAN device uses the interface.
-func carriesVLANs(ifindex int) bool {
-	devices, err := netlink.LinkList()
-	if err != nil {
-		return false
-	}
-	for _, device := range devices {
-		if device.Type() == "vlan" && device.Attrs().ParentIndex == ifindex {
-			return true
-		}
-	}
-	return false
+func carriesVLANs(ifindex int, all []netlink.Link) bool {
+	return slices.ContainsFunc(all, func(device netlink.Link) bool {
+		return device.Type() == "vlan" && device.Attrs().ParentIndex == ifindex
+	})
 }
 
 // bondOf names the bond with an index, "" if that is something else.
-func bondOf(index int) string {
-	if index == 0 {
-		return ""
+func bondOf(index int, all []netlink.Link) string {
+	for _, device := range all {
+		if device.Type() == "bond" && device.Attrs().Index == index {
+			return device.Attrs().Name
+		}
 	}
-	master, err := netlink.LinkByIndex(index)
-	if err != nil || master.Type() != "bond" {
-		return ""
-	}
-	return master.Attrs().Name
+	return ""
 }
