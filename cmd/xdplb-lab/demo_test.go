@@ -3,24 +3,38 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"xdplb/internal/testenv"
 )
 
-// TestDemo runs the demo with xdplb as it is, and then with ones that have a fault: the demo must see each.
-func TestDemo(t *testing.T) {
-	t.Parallel()
+// requireDemo skips the test on a machine that cannot run the demo.
+func requireDemo(t *testing.T) {
+	t.Helper()
 	needs := []testenv.Need{testenv.Root}
 	for _, name := range []string{"nginx", "curl", "ping", "ip", "go"} {
 		needs = append(needs, testenv.Command(name))
 	}
 	testenv.Require(t, needs...)
+}
+
+// TestDemo runs the demo with xdplb as it is, and then with ones that have a fault: the demo must see each.
+func TestDemo(t *testing.T) {
+	t.Parallel()
+	requireDemo(t)
 	whole := filepath.Join(t.TempDir(), "xdplb")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", whole, "xdplb/cmd/xdplb")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -68,4 +82,125 @@ func TestDemo(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDemoInterrupted wants a demo that is stopped half-way to fail, and to leave neither processes nor files.
+func TestDemoInterrupted(t *testing.T) {
+	t.Parallel()
+	requireDemo(t)
+	programs := t.TempDir()
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", programs, "xdplb/cmd/xdplb", "xdplb/cmd/xdplb-lab")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build xdplb and xdplb-lab: %v\n%s", err, out)
+	}
+	for _, test := range []struct {
+		name   string
+		signal syscall.Signal
+		group  bool // as a terminal does, to all that the demo has started too
+		at     string
+	}{
+		{"SIGINT from a terminal", syscall.SIGINT, true, "The client asks six times"},
+		{"SIGINT", syscall.SIGINT, false, "The real servers: hold the VIP"},
+		{"SIGTERM", syscall.SIGTERM, false, "Quiesce real1"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			files := t.TempDir()
+			demo := exec.CommandContext(t.Context(), filepath.Join(programs, "xdplb-lab"), "demo")
+			demo.Env = append(os.Environ(), "TMPDIR="+files)
+			demo.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			var stderr bytes.Buffer
+			demo.Stderr = &stderr
+			stdout, err := demo.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := demo.Start(); err != nil {
+				t.Fatal(err)
+			}
+			var said strings.Builder
+			var started []process
+			for lines := bufio.NewScanner(stdout); lines.Scan(); {
+				fmt.Fprintln(&said, lines.Text())
+				if started != nil || !strings.Contains(lines.Text(), test.at) {
+					continue
+				}
+				started = descendants(t, demo.Process.Pid)
+				target := demo.Process.Pid
+				if test.group {
+					target = -target
+				}
+				if err := syscall.Kill(target, test.signal); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err = demo.Wait()
+			if status := demo.ProcessState.ExitCode(); status != exitFailed {
+				t.Errorf("%v, want exit status %d", err, exitFailed)
+			}
+			if !strings.Contains(stderr.String(), "interrupted") || !strings.Contains(said.String(), "Taking everything down") ||
+				strings.Contains(said.String(), "all of it was right") {
+				t.Errorf("said\n%s%s", said.String(), stderr.String())
+			}
+			if !slices.ContainsFunc(started, func(p process) bool { return p.name == "nginx" }) {
+				t.Errorf("no nginx among the demo's processes %v", started)
+			}
+			for _, p := range started {
+				p.wantEnded(t)
+			}
+			if left, err := os.ReadDir(files); err != nil || len(left) > 0 {
+				t.Errorf("files left: %v %v", left, err)
+			}
+		})
+	}
+}
+
+// process is one that the demo started, held by a file descriptor, which no later process with its number can take.
+type process struct {
+	name string
+	fd   int
+}
+
+// wantEnded fails the test if the process still runs after a second.
+func (p process) wantEnded(t *testing.T) {
+	t.Helper()
+	poll := []unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}
+	for end := time.Now().Add(time.Second); ; {
+		n, err := unix.Poll(poll, int(max(0, time.Until(end).Milliseconds())))
+		if err == unix.EINTR {
+			continue
+		}
+		if n != 1 || err != nil {
+			t.Errorf("a process %s is left (%v)", p.name, err)
+		}
+		return
+	}
+}
+
+// descendants returns the processes below one; those that end meanwhile are left out.
+func descendants(t *testing.T, parent int) []process {
+	t.Helper()
+	var found []process
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, list := range lists {
+		children, _ := os.ReadFile(list)
+		for _, word := range strings.Fields(string(children)) {
+			child, err := strconv.Atoi(word)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fd, err := unix.PidfdOpen(child, 0)
+			if err != nil {
+				continue
+			}
+			t.Cleanup(func() { unix.Close(fd) })
+			name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", child))
+			found = append(found, process{strings.TrimSpace(string(name)), fd})
+			found = append(found, descendants(t, child)...)
+		}
+	}
+	return found
 }
