@@ -236,7 +236,7 @@ func (d *Director) nonIP() *Case {
 
 // stride is how many flows are begun before they are established: so few that their SYNs do not crowd each other out of
 // the flow table.
-func (d *Director) stride() uint32 { return max(1, min(1<<9, d.flows/64)) }
+func (d *Director) stride() uint32 { return max(1, min(1<<8, d.flows/4096)) }
 
 // Fill establishes as many flows as the largest case has, of each service with such a case, and with them half the
 // table. Every case is measured beside them, whichever others are; and they are established by turns, because of two
