@@ -85,6 +85,19 @@ struct {
 	});
 } tables SEC(".maps");
 
+/*
+ * user only (mmap, word by word): the kernel's id of the lookup table at each index of tables; 0: none.
+ * Kernels before 6.8 wait for a grace period even when an element of tables is read. Written before the
+ * table is put in, and zeroed after it was dropped, so that none is missed after a crash. CAPACITY
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 4 * 4096 + 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64);
+} table_ids SEC(".maps");
+
 /* prog adds (atomically, all CPUs), user reads: keyed by service id. CAPACITY */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -190,6 +190,7 @@ const (
 	drivenMapRetiredCounters       = "retired_counters"
 	drivenMapServiceBuckets        = "service_buckets"
 	drivenMapServices              = "services"
+	drivenMapTableIds              = "table_ids"
 	drivenMapTables                = "tables"
 	drivenProgDrivenXdplb          = "driven_xdplb"
 	drivenProgXdplb                = "xdplb"
@@ -268,6 +269,7 @@ type drivenMapSpecs struct {
 	RetiredCounters *ebpf.MapSpec `ebpf:"retired_counters"`
 	ServiceBuckets  *ebpf.MapSpec `ebpf:"service_buckets"`
 	Services        *ebpf.MapSpec `ebpf:"services"`
+	TableIds        *ebpf.MapSpec `ebpf:"table_ids"`
 	Tables          *ebpf.MapSpec `ebpf:"tables"`
 }
 
@@ -320,6 +322,7 @@ type drivenMaps struct {
 	RetiredCounters *ebpf.Map `ebpf:"retired_counters"`
 	ServiceBuckets  *ebpf.Map `ebpf:"service_buckets"`
 	Services        *ebpf.Map `ebpf:"services"`
+	TableIds        *ebpf.Map `ebpf:"table_ids"`
 	Tables          *ebpf.Map `ebpf:"tables"`
 }
 
@@ -342,6 +345,7 @@ func (m *drivenMaps) Close() error {
 		m.RetiredCounters,
 		m.ServiceBuckets,
 		m.Services,
+		m.TableIds,
 		m.Tables,
 	)
 }

@@ -3,7 +3,6 @@
 package datapath
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 
@@ -151,6 +150,11 @@ func (d *Datapath) buildBatch(batch []*table) (err error) {
 		if inner[i], err = t.build(d.specs.Tables); err != nil {
 			return err
 		}
+		id, err := innerID(inner[i])
+		if err != nil {
+			return err
+		}
+		d.tableIDs.store(int(t.id), uint64(id))
 	}
 	return d.putTables(ids, inner)
 }
@@ -185,10 +189,7 @@ func (d *Datapath) settle() error {
 
 // emptyTables puts the empty table at some indexes, and waits as settle does.
 func (d *Datapath) emptyTables(ids []uint32) error {
-	empty, err := openInner(d.maps.Tables, noTable)
-	if err == nil && empty == nil {
-		err = errors.New("it is not there")
-	}
+	empty, err := d.openInner(noTable)
 	if err != nil {
 		return fmt.Errorf("opening the empty lookup table: %w", err)
 	}
@@ -198,7 +199,15 @@ func (d *Datapath) emptyTables(ids []uint32) error {
 	for batch := range slices.Chunk(ids, tableBatch) {
 		group.Go(func() error { return d.putTables(batch, slices.Repeat([]*ebpf.Map{empty}, len(batch))) })
 	}
-	return group.Wait()
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if id != noTable {
+			d.tableIDs.store(int(id), 0)
+		}
+	}
+	return nil
 }
 
 // apply makes a layout the live configuration and cleans up behind it.

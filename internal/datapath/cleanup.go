@@ -3,7 +3,6 @@
 package datapath
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/cilium/ebpf"
@@ -31,10 +30,7 @@ func (d *Datapath) cleanUp(live *configuration, after func(step string) error) e
 	if d.tidy(live) {
 		return nil
 	}
-	left, err := d.findLeftover(live)
-	if err != nil {
-		return fmt.Errorf("looking for what is left over: %w", err)
-	}
+	left := d.findLeftover(live)
 	if left.empty() {
 		d.config.store(configTidy, live.epoch+1)
 		return nil
@@ -52,15 +48,13 @@ func (l *leftover) empty() bool {
 	return len(l.backends) == 0 && len(l.tables) == 0 && !l.side && len(l.egresses) == 0
 }
 
-func (d *Datapath) findLeftover(live *configuration) (*leftover, error) {
+func (d *Datapath) findLeftover(live *configuration) *leftover {
 	left := &leftover{d: d, live: live}
 	left.findBackends()
-	if err := left.findTables(); err != nil {
-		return nil, err
-	}
+	left.findTables()
 	other := 1 - side(live.epoch)
 	left.side = !isZero(d.services.side(other)) || !isZero(d.serviceBuckets.side(other)) || !isZero(d.info.side(other))
-	return left, nil
+	return left
 }
 
 func isZero[T comparable](values []T) bool {
@@ -94,55 +88,27 @@ func (l *leftover) findBackends() {
 }
 
 // findTables finds lookup tables that no live service uses.
-func (l *leftover) findTables() error {
-	ids, err := l.d.presentTables()
-	if err != nil {
-		return err
-	}
+func (l *leftover) findTables() {
 	used := make([]bool, l.d.maps.Tables.MaxEntries())
 	for _, s := range l.live.list {
 		used[s.Table], used[s.Previous] = true, true
 	}
-	for id := range ids {
+	for id := range l.d.presentTables() {
 		if !used[id] {
 			l.tables = append(l.tables, id)
 		}
 	}
-	return nil
 }
 
-// presentTables returns the lookup tables by index, without those that are but the empty one.
-func (d *Datapath) presentTables() (map[uint32]ebpf.MapID, error) {
-	present, err := presentInner(d.maps.Tables)
-	if err != nil {
-		return nil, err
-	}
-	empty := present[noTable]
-	for index, id := range present {
-		if id == empty {
-			delete(present, index)
-		}
-	}
-	return present, nil
-}
-
-// presentInner returns the inner maps of a map of maps by index.
-func presentInner(outer *ebpf.Map) (map[uint32]ebpf.MapID, error) {
-	var cursor ebpf.MapBatchCursor
+// presentTables returns the lookup tables by index, the empty one aside. After a crash it may name one that is gone.
+func (d *Datapath) presentTables() map[uint32]ebpf.MapID {
 	present := make(map[uint32]ebpf.MapID)
-	keys, ids := make([]uint32, outer.MaxEntries()), make([]ebpf.MapID, outer.MaxEntries())
-	for {
-		n, err := outer.BatchLookup(&cursor, keys, ids, nil)
-		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return nil, fmt.Errorf("listing the inner maps of %s: %w", outer, err)
-		}
-		for i := range n {
-			present[keys[i]] = ids[i]
-		}
-		if err != nil {
-			return present, nil
+	for index := range d.maps.TableIds.MaxEntries() {
+		if id := d.tableIDs.load(int(index)); id != 0 && index != noTable {
+			present[index] = ebpf.MapID(id)
 		}
 	}
+	return present
 }
 
 // retire makes every flow of the removed backends stale.

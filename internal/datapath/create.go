@@ -123,6 +123,7 @@ func size(spec *ebpf.CollectionSpec, meta *xdplbMeta) error {
 		specs.Services:        sides * capacity.Services,
 		specs.BackendInfo:     sides * capacity.backendIDs(),
 		specs.Tables:          4*capacity.Services + 1,
+		specs.TableIds:        4*capacity.Services + 1,
 		specs.Cursors:         ids(capacity.Services),
 		specs.RetiredCounters: ids(capacity.Services),
 		specs.Backends:        capacity.backendIDs(),
@@ -267,6 +268,13 @@ func fillNew(loaded *ebpf.Collection, spec *ebpf.CollectionSpec, meta xdplbMeta)
 		return err
 	}
 	defer empty.Close()
+	id, err := innerID(empty)
+	if err != nil {
+		return err
+	}
+	if err := loaded.Maps[xdplbMapTableIds].Put(noTable, uint64(id)); err != nil {
+		return fmt.Errorf("noting the empty lookup table: %w", err)
+	}
 	if err := loaded.Maps[xdplbMapTables].Put(noTable, empty); err != nil {
 		return fmt.Errorf("putting the empty lookup table in: %w", err)
 	}

@@ -35,6 +35,7 @@ type Datapath struct {
 	serviceBuckets array[xdplbServiceBucket]
 	services       array[xdplbService]
 	info           array[xdplbBackendColumns]
+	tableIDs       *words
 }
 
 // The words of struct config.
@@ -119,7 +120,10 @@ func (d *Datapath) mapMemory() (err error) {
 	if d.services, err = mapArray[xdplbService](d.maps.Services); err != nil {
 		return err
 	}
-	d.info, err = mapArray[xdplbBackendColumns](d.maps.BackendInfo)
+	if d.info, err = mapArray[xdplbBackendColumns](d.maps.BackendInfo); err != nil {
+		return err
+	}
+	d.tableIDs, err = mapWords(d.maps.TableIds)
 	return err
 }
 
@@ -151,6 +155,7 @@ func (d *Datapath) Close() error {
 	var errs []error
 	for _, memory := range []*words{
 		d.config, d.backends.words, d.egresses.words, d.serviceBuckets.words, d.services.words, d.info.words,
+		d.tableIDs,
 	} {
 		errs = append(errs, memory.close())
 	}

@@ -185,11 +185,7 @@ func checkTidy(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	left, err := d.findLeftover(live)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !left.empty() {
+	if left := d.findLeftover(live); !left.empty() {
 		t.Errorf("left over: backends %v, tables %v, the other side %v, egresses %v",
 			left.backends, left.tables, left.side, left.egresses)
 	}
@@ -258,8 +254,8 @@ func checkTables(t testing.TB) {
 		if s.Slots == 0 {
 			continue
 		}
-		inner, err := openInner(d.maps.Tables, s.Table)
-		if err != nil || inner == nil {
+		inner, err := d.openInner(s.Table)
+		if err != nil {
 			t.Fatalf("%s: table %d: %v", key, s.Table, err)
 		}
 		for slot := range s.Slots {

@@ -3,8 +3,8 @@
 package datapath
 
 import (
-	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"slices"
 
@@ -181,15 +181,21 @@ func (d *Datapath) readBackend(id uint32, columns *xdplbBackendColumns) backend 
 	return b
 }
 
-// openInner opens an inner map; nil when there is none at that index.
-func openInner(outer *ebpf.Map, index uint32) (*ebpf.Map, error) {
-	var id ebpf.MapID
-	err := outer.Lookup(index, &id)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return nil, nil
+// openInner opens the lookup table at an index. Error: fs.ErrNotExist, if there is none.
+func (d *Datapath) openInner(index uint32) (*ebpf.Map, error) {
+	id := d.tableIDs.load(int(index))
+	if id == 0 {
+		return nil, fs.ErrNotExist
 	}
+	return ebpf.NewMapFromID(ebpf.MapID(id))
+}
+
+// innerID is the kernel's id of a lookup table.
+func innerID(inner *ebpf.Map) (ebpf.MapID, error) {
+	info, err := inner.Info()
 	if err != nil {
-		return nil, err
+		return 0, fmt.Errorf("asking for the id of a lookup table: %w", err)
 	}
-	return ebpf.NewMapFromID(id)
+	id, _ := info.ID()
+	return id, nil
 }

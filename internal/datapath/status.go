@@ -200,10 +200,7 @@ func (c *configuration) backends() (total int) {
 
 // addTables counts the lookup tables and their memory.
 func (d *Datapath) addTables(status *MapStatus) error {
-	present, err := d.presentTables()
-	if err != nil {
-		return err
-	}
+	present := d.presentTables()
 	status.Used = uint32(len(present))
 	for _, id := range present {
 		bytes, err := innerMemory(id)

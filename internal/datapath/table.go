@@ -121,10 +121,7 @@ func mapSlots(inner *ebpf.Map, slots int) (mappedSlots, error) {
 
 // openTable maps a lookup table that is in place.
 func (d *Datapath) openTable(id uint32, slots uint32) (mappedSlots, error) {
-	inner, err := openInner(d.maps.Tables, id)
-	if err == nil && inner == nil {
-		err = errors.New("it is not there")
-	}
+	inner, err := d.openInner(id)
 	if err != nil {
 		return mappedSlots{}, fmt.Errorf("opening the lookup table %d: %w", id, err)
 	}

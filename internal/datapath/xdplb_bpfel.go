@@ -262,6 +262,7 @@ const (
 	xdplbMapRetiredCounters       = "retired_counters"
 	xdplbMapServiceBuckets        = "service_buckets"
 	xdplbMapServices              = "services"
+	xdplbMapTableIds              = "table_ids"
 	xdplbMapTables                = "tables"
 	xdplbProgXdplb                = "xdplb"
 	xdplbVarFloodRate             = "flood_rate"
@@ -337,6 +338,7 @@ type xdplbMapSpecs struct {
 	RetiredCounters *ebpf.MapSpec `ebpf:"retired_counters"`
 	ServiceBuckets  *ebpf.MapSpec `ebpf:"service_buckets"`
 	Services        *ebpf.MapSpec `ebpf:"services"`
+	TableIds        *ebpf.MapSpec `ebpf:"table_ids"`
 	Tables          *ebpf.MapSpec `ebpf:"tables"`
 }
 
@@ -388,6 +390,7 @@ type xdplbMaps struct {
 	RetiredCounters *ebpf.Map `ebpf:"retired_counters"`
 	ServiceBuckets  *ebpf.Map `ebpf:"service_buckets"`
 	Services        *ebpf.Map `ebpf:"services"`
+	TableIds        *ebpf.Map `ebpf:"table_ids"`
 	Tables          *ebpf.Map `ebpf:"tables"`
 }
 
@@ -410,6 +413,7 @@ func (m *xdplbMaps) Close() error {
 		m.RetiredCounters,
 		m.ServiceBuckets,
 		m.Services,
+		m.TableIds,
 		m.Tables,
 	)
 }
