@@ -3,6 +3,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -22,23 +23,21 @@ const maxBackends = 1 << 20
 
 // Read reads a file; name is what errors call it.
 func Read(name string, r io.Reader) (File, error) {
+	text, err := io.ReadAll(r)
+	if err != nil {
+		return File{}, fmt.Errorf("%s: %w", name, err)
+	}
 	d := decoder{name: name}
-	documents := yaml.NewDecoder(r)
-	var document yaml.Node
-	switch err := documents.Decode(&document); {
-	case err == io.EOF:
-		return File{}, fmt.Errorf("%s: the file is empty: want services: [...], or services: [] for none", name)
+	documents, err := parse(bytes.NewReader(text))
+	switch {
 	case err != nil:
-		return File{}, d.syntaxError(err)
+		return File{}, d.syntaxError(text, err)
+	case len(documents) == 0:
+		return File{}, fmt.Errorf("%s: the file is empty: want services: [...], or services: [] for none", name)
+	case len(documents) > 1:
+		return File{}, d.errorf(documents[1], "a second document: want one")
 	}
-	var next yaml.Node
-	switch err := documents.Decode(&next); {
-	case err == nil:
-		return File{}, d.errorf(&next, "a second document: want one")
-	case err != io.EOF:
-		return File{}, d.syntaxError(err)
-	}
-	return d.file(document.Content[0])
+	return d.file(documents[0].Content[0])
 }
 
 // decoder turns nodes into values. It works on nodes, not by reflection, because only they know line and column of a
@@ -46,20 +45,6 @@ func Read(name string, r io.Reader) (File, error) {
 type decoder struct {
 	name     string
 	backends int // so far
-}
-
-// syntaxError puts the file's name and the line in front of an error of the YAML parser, which knows no column.
-func (d *decoder) syntaxError(err error) error {
-	text, isYAML := strings.CutPrefix(err.Error(), "yaml: ")
-	if !isYAML {
-		return fmt.Errorf("%s: %w", d.name, err)
-	}
-	if rest, ok := strings.CutPrefix(text, "line "); ok {
-		if line, what, ok := strings.Cut(rest, ": "); ok {
-			return fmt.Errorf("%s:%s: %s", d.name, line, what)
-		}
-	}
-	return fmt.Errorf("%s: %s", d.name, text)
 }
 
 func (d *decoder) position(n *yaml.Node) string {

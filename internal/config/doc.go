@@ -13,8 +13,8 @@
 //	        dev: eth0                    # default: found by the route
 //	        vlan: 100                    # 1 to 4094, only with mac; default: frames keep their tags
 //
-// It is strict: an unknown or repeated key, a value of another type or out of its range, a service or backend given
-// twice is an error that begins "file:line:column: ". The key "services" must be there, so that an empty file is
-// not taken for the wish to have no services; that is "services: []". Anchors and aliases are allowed, so that two
-// services can share a list of backends.
+// It is strict: broken syntax, an unknown or repeated key, a value of another type or out of its range, a service or
+// backend given twice is an error that begins "file:line:column: ". The key "services" must be there, so that an empty
+// file is not taken for the wish to have no services; that is "services: []". Anchors and aliases are allowed, so
+// that two services can share a list of backends.
 package config
