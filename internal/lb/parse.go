@@ -50,27 +50,36 @@ func splitAddrPort(word string) (host, port string, err error) {
 	return host, port, nil
 }
 
-// ParseVIP reads a virtual address: unicast, not loopback, no zone, and IPv4 not in IPv6 form. The error is an
-// ErrInvalid and names the address.
+// ParseVIP reads a virtual address: unicast, not loopback, not IPv6 link-local, no zone, and IPv4 not in IPv6 form.
+// The error is an ErrInvalid and names the address.
 func ParseVIP(word string) (netip.Addr, error) {
-	return parseUnicast("VIP", word)
+	return parseAddr("VIP", word, validateVIP)
 }
 
-// ParseBackendAddr reads a real server's address, which must be of the same kind as a VIP. The error is an ErrInvalid
-// and names the address.
+// ParseBackendAddr reads a real server's address, which must be of the same kind as a VIP, but may be link-local. The
+// error is an ErrInvalid and names the address.
 func ParseBackendAddr(word string) (netip.Addr, error) {
-	return parseUnicast("backend", word)
+	return parseAddr("backend", word, func(addr netip.Addr) error { return validateUnicast("backend", addr) })
 }
 
-func parseUnicast(role, word string) (netip.Addr, error) {
+func parseAddr(role, word string, validate func(netip.Addr) error) (netip.Addr, error) {
 	addr, err := netip.ParseAddr(word)
 	if err != nil {
 		return netip.Addr{}, invalidf("%s %q is not an IP address", role, word)
 	}
-	if err := validateUnicast(role, addr); err != nil {
+	if err := validate(addr); err != nil {
 		return netip.Addr{}, err
 	}
 	return addr, nil
+}
+
+// validateVIP refuses what a backend's address may not be either, and IPv6 link-local addresses: the kernel takes them
+// only on the interface that has them (net/ipv6/route.c, rt6_need_strict), not those of lo on another.
+func validateVIP(addr netip.Addr) error {
+	if addr.Is6() && addr.IsLinkLocalUnicast() {
+		return invalidf("VIP %s is a link-local address: real servers, which have it on lo, would not take packets for it", addr)
+	}
+	return validateUnicast("VIP", addr)
 }
 
 // validateUnicast refuses every address that cannot be a host's on a network; role begins the message.

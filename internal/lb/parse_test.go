@@ -45,7 +45,10 @@ func TestParseServiceKey(t *testing.T) {
 		{"[::]:80", "tcp", "VIP :: is the unspecified address", false},
 		{"255.255.255.255:80", "tcp", "VIP 255.255.255.255 is the broadcast address", false},
 		{"[::ffff:172.10.0.9]:80", "tcp", "VIP ::ffff:172.10.0.9 is an IPv4 address in IPv6 form: write 172.10.0.9", false},
-		{"[fe80::9%eth0]:80", "tcp", "VIP fe80::9%eth0: a zone cannot be given, the interface is found by the route", false},
+		{"[2001:db8::64%eth0]:80", "tcp", "VIP 2001:db8::64%eth0: a zone cannot be given, the interface is found by the route", false},
+		{"[fe80::9]:80", "tcp", "VIP fe80::9 is a link-local address: real servers, which have it on lo, would not take packets for it", false},
+		{"[fe80::9%eth0]:80", "tcp", "VIP fe80::9%eth0 is a link-local address: real servers, which have it on lo, would not take packets for it", false},
+		{"169.254.0.9:80", "tcp", "TCP 169.254.0.9:80", true},
 	}
 	for _, tt := range tests {
 		key, err := lb.ParseServiceKey(tt.addrport, tt.protocol)

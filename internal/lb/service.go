@@ -18,7 +18,7 @@ const MaxVLAN = 4094
 
 // ServiceKey names a virtual service.
 type ServiceKey struct {
-	Addr     netip.AddrPort // the VIP (unicast, not loopback, unmapped, no zone) and port (not 0)
+	Addr     netip.AddrPort // the VIP (unicast, not loopback, not IPv6 link-local, unmapped, no zone) and port (not 0)
 	Protocol Protocol
 }
 
@@ -61,7 +61,7 @@ func (k ServiceKey) Compare(other ServiceKey) int {
 }
 
 func (k ServiceKey) validate() error {
-	if err := validateUnicast("VIP", k.Addr.Addr()); err != nil {
+	if err := validateVIP(k.Addr.Addr()); err != nil {
 		return err
 	}
 	if k.Addr.Port() == 0 {

@@ -148,6 +148,10 @@ func TestStateRefusals(t *testing.T) {
 			lb.ErrInvalid, "service TCP 172.10.0.9:443: scheduler 0 is unknown: want rr, wrr, sh or mh"},
 		{"add service without key", func(s *lb.State) error { return s.AddService(lb.Service{Scheduler: lb.RR}) },
 			lb.ErrInvalid, "service PROTOCOL 0 invalid AddrPort: VIP has no address"},
+		{"add service with a link-local VIP", func(s *lb.State) error {
+			return s.AddService(lb.Service{Scheduler: lb.RR,
+				ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("[fe80::1]:80"), Protocol: lb.TCP}})
+		}, lb.ErrInvalid, "service TCP [fe80::1]:80: VIP fe80::1 is a link-local address: real servers, which have it on lo, would not take packets for it"},
 		{"add service on port 0", func(s *lb.State) error {
 			return s.AddService(lb.Service{Scheduler: lb.RR,
 				ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("172.10.0.9:0"), Protocol: lb.UDP}})
