@@ -92,7 +92,9 @@ func serviceVerb(env *environment, cmd *cobra.Command, scheduler *lb.Scheduler, 
 		parsedVar(cmd.Flags(), scheduler, "scheduler", "NAME", scheduler.String(), "rr, wrr, sh or mh", lb.ParseScheduler)
 		var names []string
 		for _, s := range lb.Schedulers() {
-			names = append(names, s.String())
+			if lb.Supported(lb.State{Services: []lb.Service{{Scheduler: s}}}) == nil {
+				names = append(names, s.String())
+			}
 		}
 		completeFlag(cmd, "scheduler", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
 	}

@@ -263,8 +263,8 @@ func TestParseRefuses(t *testing.T) {
 	for _, tt := range []struct{ line, want string }{
 		{"-A -t 172.10.0.9:81", "no -s: LVS's default is wlc, which xdplb does not have yet; want -s rr, wrr, sh or mh"},
 		{"-E -t 172.10.0.9:80", "no -s: LVS's default is wlc, which xdplb does not have yet; want -s rr, wrr, sh or mh"},
-		{"-A -t 172.10.0.9:81 -s wlc", `LVS's scheduler "wlc" is one that xdplb does not have yet: want rr, wrr, sh or mh`},
-		{"-A -t 172.10.0.9:81 -s nosuch", `unknown scheduler "nosuch": want rr, wrr, sh or mh`},
+
+		{"-A -t 172.10.0.9:81 -s nosuch", `unknown scheduler "nosuch": want rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh or twos`},
 		{"-A -t 172.10.0.9:80 -s rr", "service TCP 172.10.0.9:80 already exists"},
 		{"-A -t 172.10.0.9:0 -s rr", "port 0: want 1 to 65535"},
 		{"-A -t 172.10.0.9 -s rr", `service "172.10.0.9" has no port: want ADDRESS:PORT`},

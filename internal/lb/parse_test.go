@@ -5,6 +5,7 @@ package lb_test
 import (
 	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -24,7 +25,8 @@ func TestParseServiceKey(t *testing.T) {
 		{"172.10.0.9:53", "Udp", "UDP 172.10.0.9:53", true},
 		{"[2001:db8::64]:80", "tcp", "TCP [2001:db8::64]:80", true},
 		{"[2001:0DB8:0::64]:65535", "tcp", "TCP [2001:db8::64]:65535", true},
-		{"172.10.0.9:80", "sctp", `unknown protocol "sctp": want tcp or udp`, false},
+		{"172.10.0.9:80", "icmp", `unknown protocol "icmp": want tcp, udp or sctp`, false},
+		{"172.10.0.9:80", "sctp", "SCTP 172.10.0.9:80", true},
 		{"172.10.0.9", "tcp", `service "172.10.0.9" has no port: want ADDRESS:PORT`, false},
 		{"", "tcp", `service "" has no port: want ADDRESS:PORT`, false},
 		{"2001:db8::64:80", "tcp", `service "2001:db8::64:80": an IPv6 address needs brackets: want [ADDRESS]:PORT`, false},
@@ -110,15 +112,13 @@ func TestParseScheduler(t *testing.T) {
 			t.Errorf("ParseScheduler(%q) = %s, %v", s, got, err)
 		}
 	}
-	if diff := cmp.Diff([]string{"rr", "wrr", "sh", "mh"}, names); diff != "" {
+	if diff := cmp.Diff(strings.Fields("rr wrr lc wlc lblc lblcr dh sh sed nq fo ovf mh twos"), names); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)
 	}
 	for word, want := range map[string]string{
-		"foo": `unknown scheduler "foo": want rr, wrr, sh or mh`,
-		"RR":  `unknown scheduler "RR": want rr, wrr, sh or mh`,
-		"":    `unknown scheduler "": want rr, wrr, sh or mh`,
-		"wlc": `LVS's scheduler "wlc" is one that xdplb does not have yet: want rr, wrr, sh or mh`,
-		"lc":  `LVS's scheduler "lc" is one that xdplb does not have yet: want rr, wrr, sh or mh`,
+		"foo": `unknown scheduler "foo": want rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh or twos`,
+		"RR":  `unknown scheduler "RR": want rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh or twos`,
+		"":    `unknown scheduler "": want rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh or twos`,
 	} {
 		_, err := lb.ParseScheduler(word)
 		if got := outcome(t, "accepted", err); got != want {

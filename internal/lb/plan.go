@@ -5,6 +5,7 @@ package lb
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -27,11 +28,15 @@ type Change struct {
 	After   Columns    // zero for Delete
 }
 
-// Columns is what a change can change: Scheduler of a service, Weight and Hop of a backend. The others are zero.
+// Columns is what a change can change: those down to OnePacket of a service, the rest of a backend. The others are zero.
 type Columns struct {
-	Scheduler Scheduler
-	Weight    uint32
-	Hop       NextHop
+	Scheduler    Scheduler
+	Flags        SchedulerFlags
+	Persistence  Persistence
+	OnePacket    bool
+	Weight       uint32
+	Upper, Lower uint32
+	Hop          NextHop
 }
 
 // Plan is the way from one state to another. The changes can be read, and applied, from top to bottom: services in
@@ -89,7 +94,7 @@ func (s State) size() int {
 }
 
 func (p *Plan) addService(s *Service) {
-	p.Changes = append(p.Changes, Change{Verb: Add, Service: s.ServiceKey, After: Columns{Scheduler: s.Scheduler}})
+	p.Changes = append(p.Changes, Change{Verb: Add, Service: s.ServiceKey, After: s.columns()})
 	for i := range s.Backends {
 		p.addBackend(s.ServiceKey, &s.Backends[i])
 	}
@@ -99,16 +104,13 @@ func (p *Plan) deleteService(s *Service) {
 	for i := range s.Backends {
 		p.deleteBackend(s.ServiceKey, &s.Backends[i])
 	}
-	p.Changes = append(p.Changes, Change{Verb: Delete, Service: s.ServiceKey, Before: Columns{Scheduler: s.Scheduler}})
+	p.Changes = append(p.Changes, Change{Verb: Delete, Service: s.ServiceKey, Before: s.columns()})
 }
 
 // changeService compares two services of the same key.
 func (p *Plan) changeService(from, to *Service) {
-	if from.Scheduler != to.Scheduler {
-		p.Changes = append(p.Changes, Change{
-			Verb: Set, Service: to.ServiceKey,
-			Before: Columns{Scheduler: from.Scheduler}, After: Columns{Scheduler: to.Scheduler},
-		})
+	if before, after := from.columns(), to.columns(); before != after {
+		p.Changes = append(p.Changes, Change{Verb: Set, Service: to.ServiceKey, Before: before, After: after})
 	}
 	a, b := from.Backends, to.Backends
 	for len(a) > 0 || len(b) > 0 {
@@ -142,8 +144,12 @@ func (p *Plan) changeBackend(key ServiceKey, from, to *Backend) {
 	}
 }
 
+func (s *Service) columns() Columns {
+	return Columns{Scheduler: s.Scheduler, Flags: s.Flags, Persistence: s.Persistence, OnePacket: s.OnePacket}
+}
+
 func (b *Backend) columns() Columns {
-	return Columns{Weight: b.Weight, Hop: b.Hop}
+	return Columns{Weight: b.Weight, Upper: b.Upper, Lower: b.Lower, Hop: b.Hop}
 }
 
 // String is the change in one line: "+ service TCP 172.10.0.9:80 rr", "- backend 192.168.60.8 of TCP 172.10.0.9:80",
@@ -158,21 +164,58 @@ func (c Change) String() string {
 func (c Change) serviceDetail() string {
 	switch c.Verb {
 	case Add:
-		return " " + c.After.Scheduler.String()
+		parts := append([]string{c.After.Scheduler.String()}, c.After.options()...)
+		return " " + strings.Join(parts, ", ")
 	case Set:
-		return fmt.Sprintf(" scheduler %s -> %s", c.Before.Scheduler, c.After.Scheduler)
+		var parts []string
+		if c.Before.Scheduler != c.After.Scheduler {
+			parts = append(parts, fmt.Sprintf("scheduler %s -> %s", c.Before.Scheduler, c.After.Scheduler))
+		}
+		before, after := c.Before.options(), c.After.options()
+		if !slices.Equal(before, after) {
+			parts = append(parts, fmt.Sprintf("options %s -> %s", list(before), list(after)))
+		}
+		return " " + strings.Join(parts, ", ")
 	}
 	return ""
+}
+
+// options are what a service has beside its scheduler.
+func (c Columns) options() (words []string) {
+	if c.Flags != 0 {
+		words = append(words, c.Scheduler.FlagNames(c.Flags))
+	}
+	if c.Persistence != (Persistence{}) {
+		words = append(words, fmt.Sprintf("persistent for %s by /%d", c.Persistence.Timeout, c.Persistence.Prefix))
+	}
+	if c.OnePacket {
+		words = append(words, "one-packet")
+	}
+	return words
+}
+
+func list(words []string) string {
+	if len(words) == 0 {
+		return "none"
+	}
+	return strings.Join(words, ", ")
 }
 
 func (c Change) backendDetail() string {
 	switch c.Verb {
 	case Add:
-		return fmt.Sprintf(" weight %d", c.After.Weight)
+		detail := fmt.Sprintf(" weight %d", c.After.Weight)
+		if c.After.Upper > 0 {
+			detail += ", thresholds " + c.After.thresholds()
+		}
+		return detail
 	case Set:
 		var parts []string
 		if c.Before.Weight != c.After.Weight {
 			parts = append(parts, fmt.Sprintf("weight %d -> %d", c.Before.Weight, c.After.Weight))
+		}
+		if before, after := c.Before.thresholds(), c.After.thresholds(); before != after {
+			parts = append(parts, fmt.Sprintf("thresholds %s -> %s", before, after))
 		}
 		if c.Before.Hop != c.After.Hop {
 			parts = append(parts, fmt.Sprintf("next hop %s -> %s", c.Before.Hop, c.After.Hop))
@@ -180,4 +223,9 @@ func (c Change) backendDetail() string {
 		return " " + strings.Join(parts, ", ")
 	}
 	return ""
+}
+
+// thresholds are the upper and the lower one: "100/50".
+func (c Columns) thresholds() string {
+	return fmt.Sprintf("%d/%d", c.Upper, c.Lower)
 }

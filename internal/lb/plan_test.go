@@ -5,7 +5,9 @@ package lb_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -24,20 +26,20 @@ func apply(s *lb.State, c lb.Change) error {
 	if c.Backend.IsValid() {
 		switch c.Verb {
 		case lb.Add:
-			return s.AddBackend(c.Service, lb.Backend{Addr: c.Backend, Weight: c.After.Weight, Hop: c.After.Hop})
+			return s.AddBackend(c.Service, backendOf(c.Backend, c.After))
 		case lb.Delete:
 			return s.DeleteBackend(c.Service, c.Backend)
 		}
 		return s.SetBackend(c.Service, c.Backend, func(b *lb.Backend) error {
-			columns := lb.Columns{Weight: b.Weight, Hop: b.Hop}
+			columns := lb.Columns{Weight: b.Weight, Upper: b.Upper, Lower: b.Lower, Hop: b.Hop}
 			err := edit(&columns)
-			b.Weight, b.Hop = columns.Weight, columns.Hop
+			*b = backendOf(b.Addr, columns)
 			return err
 		})
 	}
 	switch c.Verb {
 	case lb.Add:
-		return s.AddService(lb.Service{ServiceKey: c.Service, Scheduler: c.After.Scheduler})
+		return s.AddService(serviceOf(c.Service, c.After))
 	case lb.Delete:
 		if service, ok := s.Service(c.Service); ok && len(service.Backends) > 0 {
 			return fmt.Errorf("%s: it still has backends", c)
@@ -45,11 +47,23 @@ func apply(s *lb.State, c lb.Change) error {
 		return s.DeleteService(c.Service)
 	}
 	return s.SetService(c.Service, func(service *lb.Service) error {
-		columns := lb.Columns{Scheduler: service.Scheduler}
+		columns := lb.Columns{
+			Scheduler: service.Scheduler, Flags: service.Flags, Persistence: service.Persistence, OnePacket: service.OnePacket,
+		}
 		err := edit(&columns)
-		service.Scheduler = columns.Scheduler
+		backends := service.Backends
+		*service = serviceOf(service.ServiceKey, columns)
+		service.Backends = backends
 		return err
 	})
+}
+
+func serviceOf(key lb.ServiceKey, c lb.Columns) lb.Service {
+	return lb.Service{ServiceKey: key, Scheduler: c.Scheduler, Flags: c.Flags, Persistence: c.Persistence, OnePacket: c.OnePacket}
+}
+
+func backendOf(addr netip.Addr, c lb.Columns) lb.Backend {
+	return lb.Backend{Addr: addr, Weight: c.Weight, Upper: c.Upper, Lower: c.Lower, Hop: c.Hop}
 }
 
 func TestDiffLeadsFromOneStateToTheOther(t *testing.T) {
@@ -93,23 +107,25 @@ func TestPlanReads(t *testing.T) {
 	}}
 	hop := lb.NextHop{MAC: [6]byte{2, 0, 0, 0, 0, 8}, Ifindex: 3, VLAN: 100, Static: true}
 	to := lb.State{Services: []lb.Service{
-		{ServiceKey: key(t, "172.10.0.9:80"), Scheduler: lb.WRR, Backends: []lb.Backend{
-			{Addr: addr("192.168.60.8"), Weight: 2},
-			{Addr: addr("192.168.60.10"), Weight: 1, Hop: hop},
-			{Addr: addr("192.168.60.11"), Weight: 0, Hop: lb.NextHop{MAC: hop.MAC, Ifindex: 3}},
-		}},
-		{ServiceKey: key(t, "[2001:db8::64]:80"), Scheduler: lb.MH, Backends: []lb.Backend{{Addr: addr("2001:db8::8"), Weight: 1}}},
+		{ServiceKey: key(t, "172.10.0.9:80"), Scheduler: lb.SH, Flags: lb.SHPort,
+			Persistence: lb.Persistence{Timeout: 6 * time.Minute, Prefix: 24}, Backends: []lb.Backend{
+				{Addr: addr("192.168.60.8"), Weight: 2, Upper: 100, Lower: 50},
+				{Addr: addr("192.168.60.10"), Weight: 1, Hop: hop},
+				{Addr: addr("192.168.60.11"), Weight: 0, Hop: lb.NextHop{MAC: hop.MAC, Ifindex: 3}},
+			}},
+		{ServiceKey: key(t, "[2001:db8::64]:80"), Scheduler: lb.MH, Flags: lb.MHFallback | lb.MHPort | lb.Flag3,
+			Backends: []lb.Backend{{Addr: addr("2001:db8::8"), Weight: 1, Upper: 9}}},
 	}}
 	want := []string{
 		"- backend 192.168.60.8 of TCP 172.10.0.8:80",
 		"- service TCP 172.10.0.8:80",
-		"~ service TCP 172.10.0.9:80 scheduler rr -> wrr",
-		"~ backend 192.168.60.8 of TCP 172.10.0.9:80 weight 1 -> 2",
+		"~ service TCP 172.10.0.9:80 scheduler rr -> sh, options none -> sh-port, persistent for 6m0s by /24",
+		"~ backend 192.168.60.8 of TCP 172.10.0.9:80 weight 1 -> 2, thresholds 0/0 -> 100/50",
 		"- backend 192.168.60.9 of TCP 172.10.0.9:80",
 		"~ backend 192.168.60.10 of TCP 172.10.0.9:80 next hop unknown -> 02:00:00:00:00:08 on interface 3, VLAN 100, static",
 		"~ backend 192.168.60.11 of TCP 172.10.0.9:80 weight 1 -> 0, next hop unknown -> 02:00:00:00:00:08 on interface 3",
-		"+ service TCP [2001:db8::64]:80 mh",
-		"+ backend 2001:db8::8 of TCP [2001:db8::64]:80 weight 1",
+		"+ service TCP [2001:db8::64]:80 mh, mh-fallback,mh-port,flag-3",
+		"+ backend 2001:db8::8 of TCP [2001:db8::64]:80 weight 1, thresholds 9/0",
 	}
 	var got []string
 	for _, change := range lb.Diff(from, to).Changes {

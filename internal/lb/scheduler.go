@@ -5,57 +5,63 @@ package lb
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Scheduler is the way in which a service chooses the backend of a new flow. The zero value is not valid.
 type Scheduler uint8
 
-// The schedulers, with LVS's names (kernel: net/netfilter/ipvs/ip_vs_<name>.c).
+// The schedulers, with LVS's names (kernel: net/netfilter/ipvs/ip_vs_<name>.c). The numbers are kept in pinned maps.
 const (
-	RR  Scheduler = iota + 1 // rr: round robin over the backends, whatever their weights (0 excepted)
-	WRR                      // wrr: round robin in proportion to the weights
-	SH                       // sh: by a hash of the client's address
-	MH                       // mh: by a Maglev table and a hash of the client's address, as LVS without mh-port
+	RR    Scheduler = iota + 1 // rr: round robin over the backends, whatever their weights (0 excepted)
+	WRR                        // wrr: round robin in proportion to the weights
+	SH                         // sh: by a hash of the client's address
+	MH                         // mh: by a Maglev table and a hash of the client's address
+	LC                         // lc: least connections
+	WLC                        // wlc: least connections in proportion to the weights
+	LBLC                       // lblc: by the destination, to its backend unless that is overloaded; for caches
+	LBLCR                      // lblcr: by the destination, to its set of backends; for caches
+	DH                         // dh: by a hash of the destination's address
+	SED                        // sed: shortest expected delay
+	NQ                         // nq: an idle backend, or else the shortest expected delay
+	FO                         // fo: the backend with the greatest weight
+	OVF                        // ovf: the backend with the greatest weight that has fewer connections than weight
+	TWOS                       // twos: the less loaded of two drawn in proportion to the weights
 )
 
-// DefaultScheduler is what a service gets that names no scheduler. LVS's default is wlc, which xdplb does not have
-// yet; rr shares equally, as wlc does among equal backends with connections of equal length.
+// DefaultScheduler is what a service gets that names no scheduler. LVS's default, and that of the ipvsadm grammar, is
+// wlc, which the data plane does not have yet; rr shares equally, as wlc does among equal backends with connections of
+// equal length.
 const DefaultScheduler = RR
+
+// schedulerNames are by number.
+var schedulerNames = [...]string{
+	RR: "rr", WRR: "wrr", SH: "sh", MH: "mh", LC: "lc", WLC: "wlc", LBLC: "lblc", LBLCR: "lblcr", DH: "dh", SED: "sed",
+	NQ: "nq", FO: "fo", OVF: "ovf", TWOS: "twos",
+}
 
 // Schedulers returns all schedulers, in the order in which messages and help list them.
 func Schedulers() []Scheduler {
-	return []Scheduler{RR, WRR, SH, MH}
+	return []Scheduler{RR, WRR, LC, WLC, LBLC, LBLCR, DH, SH, SED, NQ, FO, OVF, MH, TWOS}
 }
 
 // String returns LVS's name of the scheduler: "rr".
 func (s Scheduler) String() string {
-	switch s {
-	case RR:
-		return "rr"
-	case WRR:
-		return "wrr"
-	case SH:
-		return "sh"
-	case MH:
-		return "mh"
+	if s != 0 && int(s) < len(schedulerNames) {
+		return schedulerNames[s]
 	}
 	return fmt.Sprintf("scheduler %d", uint8(s))
 }
 
 // wantScheduler is the tail of every message about a scheduler that is none.
-const wantScheduler = "want rr, wrr, sh or mh"
+const wantScheduler = "want rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh or twos"
 
-// ParseScheduler reads a scheduler's name as LVS writes it. The error is an ErrInvalid, names the word, and tells apart
-// what nobody knows and what only LVS has.
+// ParseScheduler reads a scheduler's name as LVS writes it. The error is an ErrInvalid and names the word.
 func ParseScheduler(word string) (Scheduler, error) {
 	for _, s := range Schedulers() {
 		if s.String() == word {
 			return s, nil
 		}
-	}
-	switch word {
-	case "lc", "wlc", "lblc", "lblcr", "dh", "sed", "nq", "fo", "ovf", "twos":
-		return 0, invalidf("LVS's scheduler %q is one that xdplb does not have yet: %s", word, wantScheduler)
 	}
 	return 0, invalidf("unknown scheduler %q: %s", word, wantScheduler)
 }
@@ -65,4 +71,45 @@ func (s Scheduler) validate() error {
 		return invalidf("%s is unknown: %s", s, wantScheduler)
 	}
 	return nil
+}
+
+// SchedulerFlags are three switches whose meaning is the scheduler's (IP_VS_SVC_F_SCHED1 to 3 in the kernel's
+// include/uapi/linux/ip_vs.h). Schedulers that know no flags ignore them, as in LVS.
+type SchedulerFlags uint8
+
+// The flags.
+const (
+	Flag1 SchedulerFlags = 1 << iota
+	Flag2
+	Flag3
+
+	SHFallback = Flag1 // sh: another backend where the hashed one takes no flows
+	SHPort     = Flag2 // sh: hash the client's port too
+	MHFallback = Flag1 // mh: another backend where the hashed one takes no flows
+	MHPort     = Flag2 // mh: hash the client's port too
+)
+
+const allFlags = Flag1 | Flag2 | Flag3
+
+// names are the flags' names under a scheduler, from the first to the last.
+func (s Scheduler) flagNames() [3]string {
+	switch s {
+	case SH:
+		return [3]string{"sh-fallback", "sh-port", "flag-3"}
+	case MH:
+		return [3]string{"mh-fallback", "mh-port", "flag-3"}
+	}
+	return [3]string{"flag-1", "flag-2", "flag-3"}
+}
+
+// FlagNames writes flags as LVS does: "sh-fallback,sh-port", or "" without any. What has no meaning for the scheduler
+// shows as flag-1 to flag-3.
+func (s Scheduler) FlagNames(flags SchedulerFlags) string {
+	var names []string
+	for i, name := range s.flagNames() {
+		if flags&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ",")
 }

@@ -8,32 +8,56 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 )
 
 // MaxWeight is the largest weight; the smallest, 0, quiesces a backend (no new flows, the old ones go on).
 const MaxWeight = 1<<31 - 1
 
+// MaxThreshold is the largest connection threshold.
+const MaxThreshold = 1<<31 - 1
+
 // MaxVLAN is the largest id that an 802.1Q tag can name (4095 is reserved).
 const MaxVLAN = 4094
 
+// MaxPersistence is how long a client can be kept with its backend at most.
+const MaxPersistence = 31 * 24 * time.Hour
+
+// DefaultPersistence is what LVS gives a persistent service that does not say how long
+// (IPVS_SVC_PERSISTENT_TIMEOUT in ipvsadm's libipvs).
+const DefaultPersistence = 6 * time.Minute
+
 // ServiceKey names a virtual service.
 type ServiceKey struct {
-	Addr     netip.AddrPort // the VIP (unicast, not loopback, not IPv6 link-local, unmapped, no zone) and port (not 0)
+	Addr     netip.AddrPort // the VIP (unicast, not loopback, not IPv6 link-local, unmapped, no zone) and port
 	Protocol Protocol
 }
 
-// Service is a virtual service with its backends, sorted by address.
+// Service is a virtual service with its backends, sorted by address. Only a persistent one can have port 0, which is all
+// ports.
 type Service struct {
 	ServiceKey
-	Scheduler Scheduler
-	Backends  []Backend
+	Scheduler   Scheduler
+	Flags       SchedulerFlags
+	Persistence Persistence
+	OnePacket   bool // UDP: every packet is scheduled by itself, and no flow is kept
+	Backends    []Backend
+}
+
+// Persistence keeps all connections of a client with one backend. The zero value is none.
+type Persistence struct {
+	Timeout time.Duration // since the client's last connection, in whole seconds up to MaxPersistence; 0: none
+	Prefix  uint8         // how many leading bits of its address make a client: 32 or 128 for each by itself
 }
 
 // Backend is a real server of one service.
 type Backend struct {
 	Addr   netip.Addr // RIP, of the service's family
 	Weight uint32     // 0..MaxWeight
-	Hop    NextHop
+	// At Upper connections the backend takes no new ones, until it has fewer than Lower, or, with Lower 0, fewer than
+	// three quarters of Upper. Upper 0: no limit, and Lower is 0 too.
+	Upper, Lower uint32
+	Hop          NextHop
 }
 
 // NextHop is where a backend's frames are sent. The zero MAC means that it is not known (yet): such a backend gets no
@@ -64,9 +88,6 @@ func (k ServiceKey) validate() error {
 	if err := validateVIP(k.Addr.Addr()); err != nil {
 		return err
 	}
-	if k.Addr.Port() == 0 {
-		return invalidf("port 0: want 1 to 65535")
-	}
 	return k.Protocol.validate()
 }
 
@@ -96,7 +117,7 @@ func (s *Service) validate() error {
 	if err := s.ServiceKey.validate(); err != nil {
 		return fmt.Errorf("service %s: %w", s.ServiceKey, err)
 	}
-	if err := s.Scheduler.validate(); err != nil {
+	if err := s.validateOptions(); err != nil {
 		return fmt.Errorf("service %s: %w", s.ServiceKey, err)
 	}
 	for i := range s.Backends {
@@ -116,6 +137,38 @@ func (s *Service) validate() error {
 	return nil
 }
 
+// validateOptions checks what LVS's options set.
+func (s *Service) validateOptions() error {
+	if err := s.Scheduler.validate(); err != nil {
+		return err
+	}
+	switch {
+	case s.Flags&^allFlags != 0:
+		return invalidf("scheduler flags %#x: want at most %#x", uint8(s.Flags), uint8(allFlags))
+	case s.OnePacket && s.Protocol != UDP:
+		return invalidf("one-packet scheduling is for UDP only")
+	case s.Persistence == Persistence{} && s.Addr.Port() == 0:
+		return invalidf("port 0: want 1 to 65535 without persistence")
+	}
+	return s.Persistence.validate(s.Addr.Addr().BitLen())
+}
+
+// validate checks the persistence of a service whose addresses have so many bits.
+func (p Persistence) validate(bits int) error {
+	least := 0
+	if bits == 128 {
+		least = 1 // as LVS has it
+	}
+	switch prefix := int(p.Prefix); {
+	case p == Persistence{}:
+	case p.Timeout <= 0 || p.Timeout > MaxPersistence || p.Timeout%time.Second != 0:
+		return invalidf("persistence for %s: want whole seconds, 1s to %s", p.Timeout, MaxPersistence)
+	case prefix < least || prefix > bits:
+		return invalidf("persistence of /%d: want /%d to /%d", prefix, least, bits)
+	}
+	return nil
+}
+
 // validateBackend checks one backend of the service by itself.
 func (s *Service) validateBackend(b *Backend) error {
 	if err := validateUnicast("backend", b.Addr); err != nil {
@@ -131,6 +184,10 @@ func (s *Service) validateBackend(b *Backend) error {
 		return invalidf("backend %s is the VIP of the service %s itself", b.Addr, s.ServiceKey)
 	case b.Weight > MaxWeight:
 		return invalidf("backend %s of %s: weight %d: want 0 to %d", b.Addr, s.ServiceKey, b.Weight, MaxWeight)
+	case b.Lower > b.Upper:
+		return invalidf("backend %s of %s: the lower threshold %d is above the upper %d", b.Addr, s.ServiceKey, b.Lower, b.Upper)
+	case b.Upper > MaxThreshold:
+		return invalidf("backend %s of %s: threshold %d: want 0 to %d", b.Addr, s.ServiceKey, b.Upper, MaxThreshold)
 	}
 	if err := b.Hop.validate(); err != nil {
 		return fmt.Errorf("backend %s of %s: %w", b.Addr, s.ServiceKey, err)

@@ -14,6 +14,7 @@ import (
 // Copies of a State share their services; who wants to edit one and keep the other uses Clone.
 type State struct {
 	Services []Service
+	Timeouts Timeouts
 }
 
 // NewState sorts and validates services given in any order; it takes them over. It is what a reader of a whole file
@@ -37,7 +38,8 @@ func (s State) Clone() State {
 	for i := range s.Services {
 		total += len(s.Services[i].Backends)
 	}
-	clone := State{Services: slices.Clone(s.Services)}
+	clone := s
+	clone.Services = slices.Clone(s.Services)
 	// One array for all backends; each service's part is capped, so that it moves out when it grows.
 	backends := make([]Backend, 0, total)
 	for i := range clone.Services {
@@ -55,6 +57,9 @@ func (s State) Clone() State {
 // Validate checks everything that this package promises about a state. Errors are ErrInvalid, or ErrExists for
 // duplicates.
 func (s State) Validate() error {
+	if err := s.Timeouts.validate(); err != nil {
+		return err
+	}
 	for i := range s.Services {
 		service := &s.Services[i]
 		if err := service.validate(); err != nil {

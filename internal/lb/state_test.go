@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -132,6 +133,11 @@ func TestStateRefusals(t *testing.T) {
 			return s.SetBackend(k, addr("192.168.60.8"), func(b *lb.Backend) error { b.Hop = hop; return nil })
 		}
 	}
+	setService := func(edit func(*lb.Service)) func(s *lb.State) error {
+		return func(s *lb.State) error {
+			return s.SetService(k, func(service *lb.Service) error { edit(service); return nil })
+		}
+	}
 	tests := []struct {
 		name string
 		edit func(*lb.State) error
@@ -145,7 +151,7 @@ func TestStateRefusals(t *testing.T) {
 				Backends: []lb.Backend{backend("192.168.60.8"), backend("192.168.60.9"), backend("192.168.60.8")}})
 		}, lb.ErrExists, "backend 192.168.60.8 of TCP 172.10.0.9:443 already exists"},
 		{"add service without scheduler", func(s *lb.State) error { return s.AddService(lb.Service{ServiceKey: missing}) },
-			lb.ErrInvalid, "service TCP 172.10.0.9:443: scheduler 0 is unknown: want rr, wrr, sh or mh"},
+			lb.ErrInvalid, "service TCP 172.10.0.9:443: scheduler 0 is unknown: want rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh or twos"},
 		{"add service without key", func(s *lb.State) error { return s.AddService(lb.Service{Scheduler: lb.RR}) },
 			lb.ErrInvalid, "service PROTOCOL 0 invalid AddrPort: VIP has no address"},
 		{"add service with a link-local VIP", func(s *lb.State) error {
@@ -155,10 +161,29 @@ func TestStateRefusals(t *testing.T) {
 		{"add service on port 0", func(s *lb.State) error {
 			return s.AddService(lb.Service{Scheduler: lb.RR,
 				ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("172.10.0.9:0"), Protocol: lb.UDP}})
-		}, lb.ErrInvalid, "service UDP 172.10.0.9:0: port 0: want 1 to 65535"},
+		}, lb.ErrInvalid, "service UDP 172.10.0.9:0: port 0: want 1 to 65535 without persistence"},
 		{"add service of another protocol", func(s *lb.State) error {
-			return s.AddService(lb.Service{Scheduler: lb.RR, ServiceKey: lb.ServiceKey{Addr: k.Addr, Protocol: 132}})
-		}, lb.ErrInvalid, "service PROTOCOL 132 172.10.0.9:80: protocol 132: want tcp or udp"},
+			return s.AddService(lb.Service{Scheduler: lb.RR, ServiceKey: lb.ServiceKey{Addr: k.Addr, Protocol: 1}})
+		}, lb.ErrInvalid, "service PROTOCOL 1 172.10.0.9:80: protocol 1: want tcp, udp or sctp"},
+		{"scheduler flags", setService(func(s *lb.Service) { s.Flags = 8 }), lb.ErrInvalid,
+			"service TCP 172.10.0.9:80: scheduler flags 0x8: want at most 0x7"},
+		{"one packet of TCP", setService(func(s *lb.Service) { s.OnePacket = true }), lb.ErrInvalid,
+			"service TCP 172.10.0.9:80: one-packet scheduling is for UDP only"},
+		{"persistence without a time", setService(func(s *lb.Service) { s.Persistence.Prefix = 24 }), lb.ErrInvalid,
+			"service TCP 172.10.0.9:80: persistence for 0s: want whole seconds, 1s to 744h0m0s"},
+		{"persistence of a fraction", setService(func(s *lb.Service) { s.Persistence.Timeout = 1500 * time.Millisecond }), lb.ErrInvalid,
+			"service TCP 172.10.0.9:80: persistence for 1.5s: want whole seconds, 1s to 744h0m0s"},
+		{"persistence too long", setService(func(s *lb.Service) { s.Persistence.Timeout = lb.MaxPersistence + time.Second }), lb.ErrInvalid,
+			"service TCP 172.10.0.9:80: persistence for 744h0m1s: want whole seconds, 1s to 744h0m0s"},
+		{"persistence of /33", setService(func(s *lb.Service) { s.Persistence = lb.Persistence{Timeout: time.Second, Prefix: 33} }), lb.ErrInvalid,
+			"service TCP 172.10.0.9:80: persistence of /33: want /0 to /32"},
+		{"persistence of all of IPv6", func(s *lb.State) error {
+			return s.AddService(lb.Service{ServiceKey: v6, Scheduler: lb.RR, Persistence: lb.Persistence{Timeout: time.Second}})
+		}, lb.ErrInvalid, "service TCP [2001:db8::64]:80: persistence of /0: want /1 to /128"},
+		{"thresholds upside down", setService(func(s *lb.Service) { s.Backends[0].Lower = 1 }), lb.ErrInvalid,
+			"backend 192.168.60.8 of TCP 172.10.0.9:80: the lower threshold 1 is above the upper 0"},
+		{"threshold too large", setService(func(s *lb.Service) { s.Backends[0].Upper = 1 << 31 }), lb.ErrInvalid,
+			"backend 192.168.60.8 of TCP 172.10.0.9:80: threshold 2147483648: want 0 to 2147483647"},
 		{"set missing service", func(s *lb.State) error { return s.SetService(missing, func(*lb.Service) error { return nil }) },
 			lb.ErrNotFound, "service TCP 172.10.0.9:443 does not exist"},
 		{"set service's key", func(s *lb.State) error {
@@ -287,7 +312,12 @@ func random(t testing.TB, r *rand.Rand) lb.State {
 		}
 		service := lb.Service{
 			ServiceKey: lb.ServiceKey{Addr: netip.AddrPortFrom(ip, uint16(80+i%2)), Protocol: []lb.Protocol{lb.TCP, lb.UDP}[i%2]},
-			Scheduler:  lb.Schedulers()[r.IntN(4)],
+			Scheduler:  lb.Schedulers()[r.IntN(14)],
+			Flags:      lb.SchedulerFlags(r.IntN(8)),
+			OnePacket:  i%2 == 1 && r.IntN(2) == 0,
+		}
+		if r.IntN(2) == 0 {
+			service.Persistence = lb.Persistence{Timeout: time.Duration(1+r.IntN(2)) * time.Minute, Prefix: uint8(24 + r.IntN(2))}
 		}
 		for j := range 6 {
 			if r.IntN(2) == 0 {
@@ -296,6 +326,8 @@ func random(t testing.TB, r *rand.Rand) lb.State {
 			service.Backends = append(service.Backends, lb.Backend{
 				Addr:   addr(fmt.Sprintf(backendIP, j+1)),
 				Weight: uint32(r.IntN(2)),
+				Upper:  uint32(2 + r.IntN(2)),
+				Lower:  uint32(r.IntN(2)),
 				Hop:    lb.NextHop{Ifindex: r.IntN(2), VLAN: uint16(r.IntN(2)), Static: r.IntN(4) == 0},
 			})
 		}

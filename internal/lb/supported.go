@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lb
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrUnsupported is in the chain of every error about something that a state can say and the data plane cannot do yet.
+var ErrUnsupported = errors.New("xdplb's data plane does not have it yet")
+
+// Supported refuses the states that are valid but that the data plane cannot carry. It is the one place that knows: a
+// feature is taken out here when the data plane gets it. The error is an ErrUnsupported and names the service and the
+// feature.
+func Supported(s State) error {
+	if s.Timeouts != (Timeouts{}) {
+		return fmt.Errorf("timeouts other than %s: %w", Timeouts{}, ErrUnsupported)
+	}
+	for i := range s.Services {
+		service := &s.Services[i]
+		if what := service.unsupported(); what != "" {
+			return fmt.Errorf("service %s: %s: %w", service.ServiceKey, what, ErrUnsupported)
+		}
+		for j := range service.Backends {
+			if b := &service.Backends[j]; b.Upper != 0 {
+				return fmt.Errorf("backend %s of %s: a connection threshold: %w", b.Addr, service.ServiceKey, ErrUnsupported)
+			}
+		}
+	}
+	return nil
+}
+
+// unsupported names what the data plane cannot do for a service, or is "".
+func (s *Service) unsupported() string {
+	switch s.Scheduler {
+	case RR, WRR, SH, MH:
+	default:
+		return "scheduler " + s.Scheduler.String()
+	}
+	switch {
+	case s.Protocol == SCTP:
+		return "protocol sctp"
+	case s.Flags != 0:
+		return "scheduler flags " + s.Scheduler.FlagNames(s.Flags)
+	case s.Persistence != Persistence{}:
+		return "persistence"
+	case s.OnePacket:
+		return "one-packet scheduling"
+	}
+	return ""
+}

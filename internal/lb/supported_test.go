@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lb_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"xdplb/internal/lb"
+)
+
+// What the data plane lacks is refused by name; each case loses its refusal when the data plane gets it.
+func TestSupported(t *testing.T) {
+	t.Parallel()
+	const service, later = "service TCP 172.10.0.9:80: ", ": xdplb's data plane does not have it yet"
+	for _, tt := range []struct {
+		edit func(*lb.Service)
+		want string
+	}{
+		{func(s *lb.Service) { s.Scheduler = lb.MH }, ""},
+		{func(s *lb.Service) { s.Scheduler = lb.WLC }, service + "scheduler wlc" + later},
+		{func(s *lb.Service) { s.Scheduler, s.Flags = lb.SH, lb.SHPort }, service + "scheduler flags sh-port" + later},
+		{func(s *lb.Service) { s.Protocol = lb.SCTP }, "service SCTP 172.10.0.9:80: protocol sctp" + later},
+		{func(s *lb.Service) { s.Persistence.Timeout = time.Minute }, service + "persistence" + later},
+		{func(s *lb.Service) { s.Protocol, s.OnePacket = lb.UDP, true },
+			"service UDP 172.10.0.9:80: one-packet scheduling" + later},
+		{func(s *lb.Service) { s.Backends[1].Upper = 100 },
+			"backend 192.168.60.9 of TCP 172.10.0.9:80: a connection threshold" + later},
+	} {
+		state := reference(t)
+		tt.edit(&state.Services[0])
+		checkSupported(t, state, tt.want)
+	}
+	state := reference(t)
+	state.Timeouts.TCP = 600 * time.Second
+	checkSupported(t, state, "timeouts other than 900 120 300"+later)
+}
+
+func checkSupported(t testing.TB, state lb.State, want string) {
+	t.Helper()
+	if err := state.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	switch err := lb.Supported(state); {
+	case want == "" && err != nil:
+		t.Errorf("refused: %v", err)
+	case want != "" && (!errors.Is(err, lb.ErrUnsupported) || err.Error() != want):
+		t.Errorf("\n got %v\nwant %s", err, want)
+	}
+}
