@@ -21,6 +21,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"xdplb/internal/neigh"
 )
 
 // Host is one host of the cluster: a network namespace.
@@ -242,21 +244,14 @@ func writeSysctl(name, value string) error {
 func (h *Host) Addresses(iface string) ([]netip.Prefix, error) {
 	var prefixes []netip.Prefix
 	err := h.Do(func() error {
-		link, err := netlink.LinkByName(iface)
+		all, err := neigh.Addresses()
 		if err != nil {
-			return fmt.Errorf("find %s on %s: %w", iface, h.Name, err)
+			return fmt.Errorf("%s: %w", h.Name, err)
 		}
-		addresses, err := netlink.AddrList(link, netlink.FAMILY_ALL)
-		if err != nil {
-			return fmt.Errorf("list addresses of %s on %s: %w", iface, h.Name, err)
-		}
-		for _, address := range addresses {
-			ip, ok := netip.AddrFromSlice(address.IP)
-			if !ok || ip.Unmap().IsLinkLocalUnicast() {
-				continue
+		for _, address := range all {
+			if address.Interface == iface && !address.Prefix.Addr().IsLinkLocalUnicast() {
+				prefixes = append(prefixes, address.Prefix)
 			}
-			ones, _ := address.Mask.Size()
-			prefixes = append(prefixes, netip.PrefixFrom(ip.Unmap(), ones))
 		}
 		return nil
 	})

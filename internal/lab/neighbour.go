@@ -22,7 +22,25 @@ type Neighbour struct {
 // Neighbours returns the neighbours that the host knows or asks for, sorted by address.
 func (h *Host) Neighbours() ([]Neighbour, error) {
 	var neighbours []Neighbour
-	err := h.Do(func() error {
+	err := h.eachNeighbour(func(iface string, entry netlink.Neigh) error {
+		addr, ok := netip.AddrFromSlice(entry.IP)
+		if ok && entry.State&netlink.NUD_NOARP == 0 && entry.State != netlink.NUD_NONE {
+			neighbours = append(neighbours, Neighbour{
+				Addr:      addr.Unmap(),
+				MAC:       entry.HardwareAddr,
+				Interface: iface,
+				Permanent: entry.State&netlink.NUD_PERMANENT != 0,
+			})
+		}
+		return nil
+	})
+	slices.SortFunc(neighbours, func(a, b Neighbour) int { return a.Addr.Compare(b.Addr) })
+	return neighbours, err
+}
+
+// eachNeighbour calls visit on the host for each entry of its neighbour tables, until one fails.
+func (h *Host) eachNeighbour(visit func(iface string, entry netlink.Neigh) error) error {
+	return h.Do(func() error {
 		links, err := netlink.LinkList()
 		if err != nil {
 			return fmt.Errorf("list interfaces of %s: %w", h.Name, err)
@@ -33,22 +51,13 @@ func (h *Host) Neighbours() ([]Neighbour, error) {
 				return fmt.Errorf("list neighbours of %s: %w", h.Name, err)
 			}
 			for _, entry := range entries {
-				addr, ok := netip.AddrFromSlice(entry.IP)
-				if !ok || entry.State&netlink.NUD_NOARP != 0 || entry.State == netlink.NUD_NONE {
-					continue
+				if err := visit(link.Attrs().Name, entry); err != nil {
+					return err
 				}
-				neighbours = append(neighbours, Neighbour{
-					Addr:      addr.Unmap(),
-					MAC:       entry.HardwareAddr,
-					Interface: link.Attrs().Name,
-					Permanent: entry.State&netlink.NUD_PERMANENT != 0,
-				})
 			}
 		}
 		return nil
 	})
-	slices.SortFunc(neighbours, func(a, b Neighbour) int { return a.Addr.Compare(b.Addr) })
-	return neighbours, err
 }
 
 // SetNeighbour makes a permanent neighbour entry on an interface of the host.
@@ -70,24 +79,12 @@ func (h *Host) SetNeighbour(iface string, addr netip.Addr, mac net.HardwareAddr)
 
 // ForgetNeighbours deletes every entry that the host has learned, so that it asks anew.
 func (h *Host) ForgetNeighbours() error {
-	return h.Do(func() error {
-		links, err := netlink.LinkList()
-		if err != nil {
-			return fmt.Errorf("list interfaces of %s: %w", h.Name, err)
+	return h.eachNeighbour(func(_ string, entry netlink.Neigh) error {
+		if entry.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != 0 {
+			return nil
 		}
-		for _, link := range links {
-			entries, err := netlink.NeighList(link.Attrs().Index, netlink.FAMILY_ALL)
-			if err != nil {
-				return fmt.Errorf("list neighbours of %s: %w", h.Name, err)
-			}
-			for _, entry := range entries {
-				if entry.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != 0 {
-					continue
-				}
-				if err := netlink.NeighDel(&entry); err != nil {
-					return fmt.Errorf("forget neighbour %s of %s: %w", entry.IP, h.Name, err)
-				}
-			}
+		if err := netlink.NeighDel(&entry); err != nil {
+			return fmt.Errorf("forget neighbour %s of %s: %w", entry.IP, h.Name, err)
 		}
 		return nil
 	})

@@ -184,24 +184,16 @@ func refuseOwn(addr netip.Addr, reaching []device) error {
 	if addr.IsLoopback() {
 		return &OwnAddressError{Addr: addr, Interface: "lo"}
 	}
-	own, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, family(addr)) })
+	own, err := Addresses()
 	if err != nil {
-		return fmt.Errorf("list addresses: %w", err)
+		return err
 	}
 	for _, a := range own {
-		ip, ok := netip.AddrFromSlice(a.IP)
-		if !ok || ip.Unmap() != addr.WithZone("") {
+		onReaching := slices.ContainsFunc(reaching, func(d device) bool { return d.index == a.Ifindex })
+		if a.Prefix.Addr() != addr.WithZone("") || addr.IsLinkLocalUnicast() && !onReaching {
 			continue
 		}
-		onReaching := slices.ContainsFunc(reaching, func(d device) bool { return d.index == a.LinkIndex })
-		if addr.IsLinkLocalUnicast() && !onReaching {
-			continue
-		}
-		link, err := netlink.LinkByIndex(a.LinkIndex)
-		if err != nil {
-			return fmt.Errorf("find the interface that holds %s: %w", addr, err)
-		}
-		return &OwnAddressError{Addr: addr, Interface: link.Attrs().Name}
+		return &OwnAddressError{Addr: addr, Interface: a.Interface}
 	}
 	return nil
 }

@@ -10,56 +10,19 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"xdplb/internal/neigh"
 )
-
-// held is an address that this host has.
-type held struct {
-	prefix netip.Prefix
-	dev    string
-	index  int
-	flags  int // IFA_F_*
-}
-
-// addresses returns all addresses of this host, in the kernel's order.
-func addresses() ([]held, error) {
-	found, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
-	for try := 0; errors.Is(err, netlink.ErrDumpInterrupted) && try < 10; try++ {
-		found, err = netlink.AddrList(nil, netlink.FAMILY_ALL)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
-	}
-	names := make(map[int]string)
-	var all []held
-	for _, a := range found {
-		ip, ok := netip.AddrFromSlice(a.IP)
-		if !ok {
-			continue
-		}
-		if names[a.LinkIndex] == "" {
-			link, err := netlink.LinkByIndex(a.LinkIndex)
-			if err != nil {
-				return nil, fmt.Errorf("list addresses: find interface %d: %w", a.LinkIndex, err)
-			}
-			names[a.LinkIndex] = link.Attrs().Name
-		}
-		bits, _ := a.Mask.Size()
-		all = append(all, held{
-			prefix: netip.PrefixFrom(ip.Unmap(), bits), dev: names[a.LinkIndex], index: a.LinkIndex, flags: a.Flags,
-		})
-	}
-	return all, nil
-}
 
 // primaryAddress returns the address that dev's own ARP has as sender: its first global IPv4 address (the RIP).
 func primaryAddress(dev string) (netip.Addr, error) {
-	all, err := addresses()
+	all, err := neigh.Addresses()
 	if err != nil {
 		return netip.Addr{}, err
 	}
 	for _, a := range all {
-		if a.dev == dev && a.prefix.Addr().Is4() {
-			return a.prefix.Addr(), nil
+		if a.Interface == dev && a.Prefix.Addr().Is4() {
+			return a.Prefix.Addr(), nil
 		}
 	}
 	return netip.Addr{}, fmt.Errorf("interface %s has no IPv4 address that could stand in for a VIP in ARP", dev)

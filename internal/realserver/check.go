@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"xdplb/internal/neigh"
 )
 
 // Check returns what is wrong with this host as a real server for the VIPs; nothing if all is well. It changes
@@ -37,7 +39,7 @@ func Check(o Options) ([]Problem, error) {
 	if o.Dev == "" {
 		o.Dev = recorded.Dev
 	}
-	all, err := addresses()
+	all, err := neigh.Addresses()
 	if err != nil {
 		return nil, err
 	}
@@ -62,27 +64,27 @@ func Check(o Options) ([]Problem, error) {
 }
 
 // checkAddress finds a VIP that is missing, or where it should not be.
-func checkAddress(vip netip.Addr, all []held) []Problem {
+func checkAddress(vip netip.Addr, all []neigh.Address) []Problem {
 	var problems []Problem
 	onLo := false
 	for _, a := range all {
-		if a.prefix.Addr() != vip {
+		if a.Prefix.Addr() != vip {
 			continue
 		}
-		remove := fmt.Sprintf("ip address del %s dev %s", a.prefix, a.dev)
+		remove := fmt.Sprintf("ip address del %s dev %s", a.Prefix, a.Interface)
 		switch {
-		case a.dev != "lo":
+		case a.Interface != "lo":
 			protocol := "ARP"
 			if vip.Is6() {
 				protocol = "neighbour solicitations"
 			}
 			problems = append(problems, Problem{
-				Text: fmt.Sprintf("%s is on %s, where this host answers %s for it", vip, a.dev, protocol), Hint: remove,
+				Text: fmt.Sprintf("%s is on %s, where this host answers %s for it", vip, a.Interface, protocol), Hint: remove,
 			})
-		case !a.prefix.IsSingleIP():
+		case !a.Prefix.IsSingleIP():
 			problems = append(problems, Problem{
 				Text: fmt.Sprintf("%s is on lo as /%d instead of /%d: this host takes the whole network %s for itself",
-					vip, a.prefix.Bits(), vip.BitLen(), a.prefix.Masked()),
+					vip, a.Prefix.Bits(), vip.BitLen(), a.Prefix.Masked()),
 				Hint: remove + " && xdplb realserver setup " + vip.String(),
 			})
 			onLo = true
@@ -90,13 +92,13 @@ func checkAddress(vip netip.Addr, all []held) []Problem {
 			onLo = true
 		}
 		switch {
-		case a.flags&unix.IFA_F_DADFAILED != 0:
+		case a.Flags&unix.IFA_F_DADFAILED != 0:
 			problems = append(problems, Problem{
-				Text: fmt.Sprintf("%s on %s does not work: duplicate address detection found it on another host", vip, a.dev), Hint: remove,
+				Text: fmt.Sprintf("%s on %s does not work: duplicate address detection found it on another host", vip, a.Interface), Hint: remove,
 			})
-		case a.flags&unix.IFA_F_TENTATIVE != 0:
+		case a.Flags&unix.IFA_F_TENTATIVE != 0:
 			problems = append(problems, Problem{
-				Text: fmt.Sprintf("%s on %s does not work yet: duplicate address detection is not done", vip, a.dev), Hint: remove,
+				Text: fmt.Sprintf("%s on %s does not work yet: duplicate address detection is not done", vip, a.Interface), Hint: remove,
 			})
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xdplb/internal/lb"
+	"xdplb/internal/neigh"
 )
 
 // Setup makes this host a real server for the VIPs; those of earlier calls stay. Doing it again changes nothing.
@@ -108,11 +109,11 @@ func (j *journal) silence() error {
 
 // hold puts the VIP on lo, and the host route to it beside it.
 func (j *journal) hold(vip netip.Addr) error {
-	all, err := addresses()
+	all, err := neigh.Addresses()
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(all, func(a held) bool { return a.prefix.Addr() == vip }) {
+	if !slices.ContainsFunc(all, func(a neigh.Address) bool { return a.Prefix.Addr() == vip }) {
 		if err := j.make(change{Kind: changeAddress, VIP: vip}); err != nil {
 			return err
 		}
@@ -188,7 +189,7 @@ func (o Options) complete() (Options, error) {
 	if len(o.VIPs) == 0 {
 		return o, errors.New("set up a real server: no VIP given")
 	}
-	all, err := addresses()
+	all, err := neigh.Addresses()
 	if err != nil {
 		return o, err
 	}
@@ -225,12 +226,12 @@ func (o Options) complete() (Options, error) {
 }
 
 // refuseHeld returns an error if the VIP is somewhere where it would answer ARP, or hide its neighbours.
-func refuseHeld(vip netip.Addr, all []held) error {
+func refuseHeld(vip netip.Addr, all []neigh.Address) error {
 	for _, a := range all {
-		if a.prefix.Addr() != vip || a.dev == "lo" && a.prefix.IsSingleIP() {
+		if a.Prefix.Addr() != vip || a.Interface == "lo" && a.Prefix.IsSingleIP() {
 			continue
 		}
-		return fmt.Errorf("set up %s: it is %s on %s already: `ip address del %s dev %s`", vip, a.prefix, a.dev, a.prefix, a.dev)
+		return fmt.Errorf("set up %s: it is %s on %s already: `ip address del %s dev %s`", vip, a.Prefix, a.Interface, a.Prefix, a.Interface)
 	}
 	return nil
 }
@@ -247,7 +248,7 @@ func (o Options) gateways() ([]hop, error) {
 	if o.Dev == "lo" {
 		return nil, errors.New("interface lo does not lead to the cluster")
 	}
-	all, err := addresses()
+	all, err := neigh.Addresses()
 	if err != nil {
 		return nil, err
 	}
@@ -261,7 +262,7 @@ func (o Options) gateways() ([]hop, error) {
 		if dev := reaches(gateway, all, o.Dev); dev == "" {
 			return nil, fmt.Errorf("gateway %s is not on a directly connected network of %s", gateway, o.Dev)
 		}
-		if slices.ContainsFunc(all, func(a held) bool { return a.prefix.Addr() == gateway }) || slices.Contains(o.VIPs, gateway) {
+		if slices.ContainsFunc(all, func(a neigh.Address) bool { return a.Prefix.Addr() == gateway }) || slices.Contains(o.VIPs, gateway) {
 			return nil, fmt.Errorf("gateway %s is one of this host's own addresses", gateway)
 		}
 		hops = append(hops, hop{Gateway: gateway, Ifindex: link.Attrs().Index})
@@ -270,10 +271,10 @@ func (o Options) gateways() ([]hop, error) {
 }
 
 // reaches returns the interface (only the named one, if only is not empty) on whose network addr is, or "".
-func reaches(addr netip.Addr, all []held, only string) string {
+func reaches(addr netip.Addr, all []neigh.Address, only string) string {
 	for _, a := range all {
-		if (only == "" || a.dev == only) && a.dev != "lo" && a.prefix.Contains(addr) {
-			return a.dev
+		if (only == "" || a.Interface == only) && a.Interface != "lo" && a.Prefix.Contains(addr) {
+			return a.Interface
 		}
 	}
 	return ""
@@ -283,7 +284,7 @@ var errDevUnknown = errors.New("the interface towards the cluster is not known: 
 
 // findDev returns the interface that reaches a gateway, or that of a default route. Without any of them the error is
 // errDevUnknown.
-func findDev(gateways []netip.Addr, all []held) (string, error) {
+func findDev(gateways []netip.Addr, all []neigh.Address) (string, error) {
 	for _, gateway := range gateways {
 		if dev := reaches(gateway, all, ""); dev != "" {
 			return dev, nil

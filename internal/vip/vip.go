@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xdplb/internal/lb"
+	"xdplb/internal/neigh"
 )
 
 // ErrExists is wrapped by the error of [Add] when the host holds the address already.
@@ -26,12 +28,6 @@ var ErrExists = errors.New("already there")
 
 // ErrNotFound is wrapped by the error of [Delete] when the interface does not hold the address.
 var ErrNotFound = errors.New("not there")
-
-// Address is an address of an interface.
-type Address struct {
-	Prefix    netip.Prefix // the address itself, with the length of its network
-	Interface string
-}
 
 // Parse reads ADDRESS or ADDRESS/PREFIX; without a prefix the network is the address alone (/32 or /128). The error
 // names the offending word.
@@ -90,7 +86,7 @@ func Delete(prefix netip.Prefix, dev string) error {
 	}
 	there := ""
 	for _, address := range held {
-		if address == (Address{Prefix: prefix, Interface: dev}) {
+		if address.Prefix == prefix && address.Interface == dev {
 			return deleteAlone(prefix, link)
 		}
 		there = fmt.Sprintf("; it is %s on %s", address.Prefix, address.Interface)
@@ -126,72 +122,30 @@ func deleteAddr(prefix netip.Prefix, link netlink.Link) error {
 
 // List returns the unicast addresses, link-local ones excepted, of an interface, or of all but lo if dev is empty, in
 // the kernel's order.
-func List(dev string) ([]Address, error) {
-	var only netlink.Link
+func List(dev string) ([]neigh.Address, error) {
 	if dev != "" {
-		link, err := netlink.LinkByName(dev)
-		if err != nil {
+		if _, err := netlink.LinkByName(dev); err != nil {
 			return nil, fmt.Errorf("list addresses: find interface %s: %w", dev, err)
 		}
-		only = link
 	}
-	all, err := addresses(only)
-	if err != nil {
-		return nil, err
-	}
-	var listed []Address
-	for _, address := range all {
-		addr := address.Prefix.Addr()
-		if addr.IsLinkLocalUnicast() || addr.IsLoopback() || dev == "" && address.Interface == "lo" {
-			continue
+	return addresses(func(a neigh.Address) bool {
+		addr := a.Prefix.Addr()
+		if addr.IsLinkLocalUnicast() || addr.IsLoopback() {
+			return false
 		}
-		listed = append(listed, address)
-	}
-	return listed, nil
+		return a.Interface == dev || dev == "" && a.Interface != "lo"
+	})
 }
 
 // holders returns where this host holds addr, on any interface and with any prefix length.
-func holders(addr netip.Addr) ([]Address, error) {
-	all, err := addresses(nil)
-	if err != nil {
-		return nil, err
-	}
-	var held []Address
-	for _, address := range all {
-		if address.Prefix.Addr() == addr {
-			held = append(held, address)
-		}
-	}
-	return held, nil
+func holders(addr netip.Addr) ([]neigh.Address, error) {
+	return addresses(func(a neigh.Address) bool { return a.Prefix.Addr() == addr })
 }
 
-// addresses returns all addresses of an interface, or of the host if only is nil.
-func addresses(only netlink.Link) ([]Address, error) {
-	found, err := netlink.AddrList(only, netlink.FAMILY_ALL)
-	for try := 0; errors.Is(err, netlink.ErrDumpInterrupted) && try < 10; try++ {
-		found, err = netlink.AddrList(only, netlink.FAMILY_ALL)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
-	}
-	names := make(map[int]string)
-	var all []Address
-	for _, a := range found {
-		ip, ok := netip.AddrFromSlice(a.IP)
-		if !ok {
-			continue
-		}
-		if names[a.LinkIndex] == "" {
-			link, err := netlink.LinkByIndex(a.LinkIndex)
-			if err != nil {
-				return nil, fmt.Errorf("list addresses: find interface %d: %w", a.LinkIndex, err)
-			}
-			names[a.LinkIndex] = link.Attrs().Name
-		}
-		bits, _ := a.Mask.Size()
-		all = append(all, Address{Prefix: netip.PrefixFrom(ip.Unmap(), bits), Interface: names[a.LinkIndex]})
-	}
-	return all, nil
+// addresses returns the addresses of this host that are wanted.
+func addresses(wanted func(neigh.Address) bool) ([]neigh.Address, error) {
+	all, err := neigh.Addresses()
+	return slices.DeleteFunc(all, func(a neigh.Address) bool { return !wanted(a) }), err
 }
 
 // netlinkAddr returns the address with its network, for netlink.
