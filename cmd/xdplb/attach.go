@@ -12,6 +12,9 @@ import (
 	"xdplb/internal/datapath"
 )
 
+// maxServices is more than any machine has memory for.
+const maxServices = 1 << 30
+
 func attachCommand(env *environment) *cobra.Command {
 	mode := datapath.Auto
 	var capacity datapath.Capacity
@@ -59,10 +62,9 @@ mode, detach it first.`,
 		help := fmt.Sprintf("room for `N` %s (default %d at the first attach)", what, standard)
 		parsedVar(flags, to, name, "N", "", help, func(word string) (uint32, error) { return parseSize(word, most) })
 	}
-	// The most of each is datapath's, or, for services, what no machine has memory for.
-	size(&capacity.Flows, "flows", 1<<30, datapath.DefaultCapacity.Flows, "connections")
-	size(&capacity.Services, "services", 1<<30, datapath.DefaultCapacity.Services, "services")
-	size(&capacity.Backends, "backends", 1<<23-1, datapath.DefaultCapacity.Backends, "backends of all services")
+	size(&capacity.Flows, "flows", datapath.MaxFlows, datapath.DefaultCapacity.Flows, "connections")
+	size(&capacity.Services, "services", maxServices, datapath.DefaultCapacity.Services, "services")
+	size(&capacity.Backends, "backends", datapath.MaxBackends, datapath.DefaultCapacity.Backends, "backends of all services")
 	completeFlag(cmd, "mode", cobra.FixedCompletions([]string{"auto", "native", "generic"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }

@@ -18,7 +18,7 @@ import (
 	"xdplb/internal/lb"
 )
 
-// maxBackends bounds what aliases can make of a small file. It is more than any capacity of the data plane.
+// maxBackends bounds what aliases can make of a small file.
 const maxBackends = 1 << 20
 
 // Read reads a file; name is what errors call it.

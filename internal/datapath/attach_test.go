@@ -401,9 +401,9 @@ func TestTooMuchCapacity(t *testing.T) {
 		capacity Capacity
 		words    string
 	}{
-		{Capacity{Flows: maxFlows}, "available"},
-		{Capacity{Flows: maxFlows + 1}, "--flows takes at most"},
-		{Capacity{Backends: maxBackends + 1}, "--backends takes at most"},
+		{Capacity{Flows: MaxFlows}, "available"},
+		{Capacity{Flows: MaxFlows + 1}, "--flows takes at most"},
+		{Capacity{Backends: MaxBackends + 1}, "--backends takes at most"},
 	} {
 		_, err := Attach(pinDir, "eth0", Auto, c.capacity)
 		wantError(t, err, c.words)

@@ -72,16 +72,16 @@ func (c Capacity) backendIDs() uint32 { return max(ids(c.Backends), 4096) }
 
 // The most flows and backends that the program can name: a flow's cell has 32 bits, a backend's id 24 (bpf/flow.h).
 const (
-	maxFlows    = 1 << 30
-	maxBackends = 1<<23 - 1
+	MaxFlows    = 1 << 30
+	MaxBackends = 1<<23 - 1
 )
 
 func (c Capacity) check() error {
-	if c.Flows > maxFlows {
-		return fmt.Errorf("room for %d flows is too much: --flows takes at most %d", c.Flows, maxFlows)
+	if c.Flows > MaxFlows {
+		return fmt.Errorf("room for %d flows is too much: --flows takes at most %d", c.Flows, MaxFlows)
 	}
-	if c.Backends > maxBackends {
-		return fmt.Errorf("room for %d backends is too much: --backends takes at most %d", c.Backends, maxBackends)
+	if c.Backends > MaxBackends {
+		return fmt.Errorf("room for %d backends is too much: --backends takes at most %d", c.Backends, MaxBackends)
 	}
 	return nil
 }
