@@ -10,29 +10,35 @@
  * compare-and-swap, and so can neither act on half an entry nor bring back one that was replaced
  * meanwhile. Only who adds a flow locks, and only that flow's bucket.
  *
- * A flow names its backend together with the backend's generation. When a backend is removed its
- * generation rises and every flow of it is stale at once, without a sweep.
+ * A flow names a target: when its backend is removed every flow of it is stale at once, without a
+ * sweep.
  */
 #ifndef XDPLB_FLOW_H
 #define XDPLB_FLOW_H
 
+#include "count.h"
 #include "maps.h"
 #include "parse.h"
-
-#define TARGET_ID_BITS 24
-#define TARGET_ID 0xffffff
+#include "schedule.h"
+#include "target.h"
 
 #define LOCK_ATTEMPTS 256
 
 /*
- * SYNs may have this many of a bucket's ways, and beyond that free ones while they are young: what
- * is answered is answered within two ticks, and must not be lost to the next SYN.
+ * Embryonic flows may have this many of a bucket's ways, and beyond that free ones while they are
+ * young: what is answered is answered within two ticks, and must not be lost to the next SYN.
  */
 #define EMBRYONIC_WAYS 3
 #define YOUNG_TICKS 2
 
 const volatile __u32 flow_buckets;
 const volatile __u32 spill_buckets;
+
+/*
+ * Whether the processor may show other CPUs stores and loads in another order than the program's
+ * (arm64; x86 does not). Where it is false the verifier removes the code for it.
+ */
+const volatile bool weakly_ordered;
 
 /*
  * Odd random numbers, drawn when the program is loaded: nobody outside can tell which tuples share
@@ -52,6 +58,14 @@ struct flow_hash {
 	__u8 check;
 };
 
+/* The same as two arguments of a global function, which takes no struct. */
+#define PACKED(hash) (__u64)(hash).bucket << 32 | (hash).tag
+#define UNPACKED(packed, its_check)                                             \
+	(struct flow_hash)                                                      \
+	{                                                                       \
+		.bucket = (packed) >> 32, .tag = (packed), .check = (its_check) \
+	}
+
 /* Where a flow was found, and what its entry was then. */
 struct flow {
 	struct bucket *bucket; /* NULL: not found */
@@ -62,25 +76,6 @@ struct flow {
 static __always_inline __u32 now_ticks(void)
 {
 	return bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
-}
-
-static __always_inline __u32 target_id(target_t target)
-{
-	return target & TARGET_ID;
-}
-
-static __always_inline target_t target_of(__u32 id, const struct backend *backend)
-{
-	return id | *(const volatile __u32 *)&backend->generation << TARGET_ID_BITS;
-}
-
-/* Whether the backend that the target names still lives the same life. */
-static __always_inline bool is_current(target_t target)
-{
-	__u32 id = target_id(target);
-	const struct backend *backend = bpf_map_lookup_elem(&backends, &id);
-
-	return backend && target_of(id, backend) == target;
 }
 
 static __always_inline bool is_opening(const struct packet *p)
@@ -100,6 +95,17 @@ static __always_inline __u32 state_of(const struct packet *p, __u8 protocol)
 	return p->tcp_flags & TCP_FIN ? FLOW_FIN : FLOW_ESTABLISHED;
 }
 
+/*
+ * What a flow is recorded as. opens: the packet may be a connection's first; one from the middle of
+ * a connection that is not known is not believed before the next.
+ */
+static __always_inline __u32 first_state(__u32 state, bool opens)
+{
+	if (state == FLOW_UDP)
+		return FLOW_DATAGRAM;
+	return opens ? state : FLOW_SYN;
+}
+
 static __always_inline __u32 timeout_of(__u32 state)
 {
 	switch (state) {
@@ -111,6 +117,7 @@ static __always_inline __u32 timeout_of(__u32 state)
 		return TIMEOUT_FIN;
 	case FLOW_CLOSED:
 		return TIMEOUT_CLOSED;
+	case FLOW_DATAGRAM:
 	case FLOW_UDP:
 		return TIMEOUT_UDP;
 	default:
@@ -138,6 +145,12 @@ static __always_inline bool is_over(struct entry entry)
 	return entry.state == FLOW_FIN || entry.state == FLOW_CLOSED;
 }
 
+/* Whether one packet is all that was seen of it: anybody can send that in another's name. */
+static __always_inline bool is_embryonic(struct entry entry)
+{
+	return entry.state == FLOW_SYN || entry.state == FLOW_DATAGRAM;
+}
+
 static __always_inline bool is_alive(struct entry entry, __u32 now)
 {
 	return is_current(entry.target) && !is_expired(entry, now) && !is_over(entry);
@@ -154,7 +167,7 @@ static __always_inline bool follows(const struct packet *p, struct entry entry, 
 		return false;
 	if (is_opening(p))
 		return !is_over(entry) && !is_expired(entry, now);
-	return entry.state != FLOW_UDP || !is_expired(entry, now);
+	return entry.state < FLOW_DATAGRAM || !is_expired(entry, now);
 }
 
 static __always_inline struct flow_hash finish_hash(__u64 sum)
@@ -201,8 +214,23 @@ static __always_inline __u64 load_word(const struct entry *entry)
 	return *(const volatile __u64 *)entry;
 }
 
+/* Stores it before whatever is stored later, and after whatever was stored before. */
+static __always_inline void store_word(struct entry *entry, __u64 word)
+{
+	if (weakly_ordered)
+		__sync_lock_test_and_set((__u64 *)entry, word);
+	else
+		*(volatile __u64 *)entry = word;
+}
+
+/* Loads it after whatever is loaded before, and before whatever is loaded later. */
+static __always_inline __u64 load_between(struct entry *entry)
+{
+	return weakly_ordered ? __sync_fetch_and_add((__u64 *)entry, 0) : load_word(entry);
+}
+
 /* The way that holds the flow, or WAYS. */
-static __always_inline __u32 way_of(const struct bucket *bucket, struct flow_hash hash,
+static __always_inline __u32 way_of(struct bucket *bucket, struct flow_hash hash,
 				    union entry_word *was)
 {
 #pragma unroll
@@ -211,7 +239,7 @@ static __always_inline __u32 way_of(const struct bucket *bucket, struct flow_has
 
 		if (*tag != hash.tag)
 			continue;
-		was->word = load_word(&bucket->entry[way]);
+		was->word = load_between(&bucket->entry[way]);
 		/* tag, entry, tag again: the entry is this tag's, or the tag has changed */
 		if (was->word && was->entry.check == hash.check && *tag == hash.tag)
 			return way;
@@ -281,6 +309,21 @@ static __always_inline void touch_flow(struct flow *flow, __u32 state, __u32 now
 					    flow->was.word, next.word);
 }
 
+/*
+ * Keeps the entry of a flow alive whose target is known without it. A function of its own, since
+ * few packets need it.
+ */
+__attribute__((noinline)) int keep_flow(__u64 packed, __u32 check, __u32 state, target_t target)
+{
+	struct flow_hash hash = UNPACKED(packed, check);
+	__u32 now = now_ticks();
+	struct flow flow = find_flow(hash, now);
+
+	if (flow.bucket && flow.was.entry.target == target)
+		touch_flow(&flow, state, now);
+	return 0;
+}
+
 static __always_inline void count_eviction(enum eviction kind)
 {
 	__u32 index = kind;
@@ -301,9 +344,18 @@ static __always_inline bool lock_bucket(struct bucket *bucket)
 	return false;
 }
 
+/*
+ * A plain store: what it may undo is another CPU's note of a later tick, which the next packet
+ * makes again.
+ */
 static __always_inline void unlock_bucket(struct bucket *bucket)
 {
-	__sync_fetch_and_and(&bucket->head, ~HEAD_LOCKED);
+	volatile __u32 *head = &bucket->head;
+
+	if (weakly_ordered)
+		__sync_fetch_and_and(&bucket->head, ~HEAD_LOCKED);
+	else
+		*head &= ~HEAD_LOCKED;
 }
 
 /* A way whose backend is gone, or WAYS. */
@@ -320,10 +372,10 @@ static __always_inline __u32 stale_way(const struct bucket *bucket)
 }
 
 /*
- * The way that a new flow may have: free, else expired or stale, else a SYN's. WAYS: all are live
- * and established.
+ * The way that a new flow may have: free, else expired or stale, else an embryonic one's. WAYS: all
+ * are live and established.
  */
-static __always_inline __u32 choose_way(const struct bucket *bucket, __u32 state, __u32 now)
+static __always_inline __u32 choose_way(const struct bucket *bucket, struct entry fresh, __u32 now)
 {
 	__u32 free = WAYS, expired = WAYS, embryonic = WAYS, oldest = 0, embryos = 0;
 
@@ -336,7 +388,7 @@ static __always_inline __u32 choose_way(const struct bucket *bucket, __u32 state
 			free = way;
 		} else if (is_expired(there.entry, now)) {
 			expired = way;
-		} else if (there.entry.state == FLOW_SYN) {
+		} else if (is_embryonic(there.entry)) {
 			embryos++;
 			if (age >= oldest) {
 				oldest = age;
@@ -344,7 +396,7 @@ static __always_inline __u32 choose_way(const struct bucket *bucket, __u32 state
 			}
 		}
 	}
-	if (state == FLOW_SYN && embryos >= EMBRYONIC_WAYS && oldest > YOUNG_TICKS) {
+	if (is_embryonic(fresh) && embryos >= EMBRYONIC_WAYS && oldest > YOUNG_TICKS) {
 		count_eviction(EVICTION_EMBRYONIC);
 		return embryonic;
 	}
@@ -426,14 +478,14 @@ static __always_inline void write_way(struct bucket *bucket, __u32 way, struct f
 	if (way >= WAYS)
 		return;
 	if (load_word(&bucket->entry[way]))
-		__sync_lock_test_and_set((__u64 *)&bucket->entry[way], 0);
+		store_word(&bucket->entry[way], 0);
 	*(volatile __u32 *)&bucket->tag[way] = hash.tag;
-	__sync_lock_test_and_set((__u64 *)&bucket->entry[way], fresh.word);
+	store_word(&bucket->entry[way], fresh.word);
 }
 
 /* What add_flow has done, in one word, since a global function returns no more. */
 struct added {
-	target_t target; /* 0: the bucket could not be locked */
+	target_t target; /* 0: none, and cell is the enum reason */
 	__u32 cell; /* bucket * CELLS + way of a new flow, or FOUND: another CPU has added it */
 };
 
@@ -444,12 +496,16 @@ union added_word {
 
 #define FOUND (~0U)
 
+static __always_inline __u64 not_added(enum reason reason)
+{
+	return (union added_word){ .added.cell = reason }.word;
+}
+
 /*
  * The target of a flow that is not in its home bucket, if it has spilled and is alive. A dead one
  * is freed, so that no flow is in the table twice.
  */
-static __always_inline target_t take_spilled(const struct bucket *home, struct flow_hash hash,
-					     __u32 now)
+static __always_inline target_t take_spilled(struct bucket *home, struct flow_hash hash, __u32 now)
 {
 	__u32 index = spill_of(hash), way;
 	struct bucket *spill;
@@ -469,91 +525,113 @@ static __always_inline target_t take_spilled(const struct bucket *home, struct f
 	return 0;
 }
 
-static __always_inline __u64 add_in_spill(struct bucket *home, struct flow_hash hash,
-					  union entry_word fresh, __u32 now)
+/* A bucket that is locked, and the way in it that a new flow gets. bucket NULL: none could be locked. */
+struct room {
+	struct bucket *bucket;
+	__u32 index;
+	__u32 way;
+};
+
+static __always_inline struct room room_in_spill(struct bucket *home, struct flow_hash hash,
+						 struct entry fresh, __u32 now)
 {
-	union added_word result = { .added.target = fresh.entry.target };
-	__u32 index = spill_of(hash), way;
-	struct bucket *spill = bpf_map_lookup_elem(&flows, &index);
+	struct room room = { .index = spill_of(hash) };
+	struct bucket *spill = bpf_map_lookup_elem(&flows, &room.index);
 
 	if (!spill || !lock_bucket(spill))
-		return 0;
-	way = choose_way(spill, fresh.entry.state, now);
-	if (way == WAYS) {
-		way = oldest_way(spill, now);
+		return room;
+	room.bucket = spill;
+	room.way = choose_way(spill, fresh, now);
+	if (room.way == WAYS) {
+		room.way = oldest_way(spill, now);
 		count_eviction(EVICTION_ESTABLISHED);
 	}
-	write_way(spill, way, hash, fresh);
-	unlock_bucket(spill);
 	count_eviction(EVICTION_SPILLED);
 	note_spilled(home, now);
-	result.added.cell = index * CELLS + way;
-	return result.word;
+	return room;
 }
 
 /*
  * Adds a flow to the table. A function of its own, not inlined, so that the verifier looks at it
- * once and the code of packets of known flows stays small. word is the flow's entry. Returns an
+ * once and the code of packets of known flows stays small. word is the flow's entry; where it names
+ * no target, the flow gets the next of the service's. With a cursor, it takes a turn. Returns an
  * added_word.
  *
  * The home bucket stays locked while the flow is looked for and added, wherever it is added: two
- * CPUs that add one flow meet here, and the second finds what the first has chosen.
+ * CPUs that add one flow meet here, and the second finds what the first has chosen. A turn is taken
+ * only when nothing can keep the flow from being added, so that turns give exact shares.
  */
-__attribute__((noinline)) __u64 add_flow(__u32 bucket, __u32 tag, __u64 word)
+__attribute__((noinline)) __u64 add_flow(__u64 packed, __u64 word, __u32 now,
+					 const struct service *service, struct cursor *cursor)
 {
 	union entry_word there, fresh = { .word = word };
-	struct flow_hash hash = { .bucket = bucket, .tag = tag, .check = fresh.entry.check };
-	union added_word result = { .added.target = fresh.entry.target };
-	__u32 index = home_of(hash), now = fresh.entry.seen, way;
+	struct flow_hash hash = UNPACKED(packed, fresh.entry.check);
+	union added_word result = { .added.cell = FOUND };
+	__u32 index = home_of(hash);
 	struct bucket *home = bpf_map_lookup_elem(&flows, &index);
-	target_t known;
+	struct room room = { .bucket = home, .index = index };
+	enum reason reason = REASON_TX;
+	__u64 turn = 0;
 
 	if (!home || !lock_bucket(home))
-		return 0;
-	way = way_of(home, hash, &there);
-	if (way < WAYS)
-		known = is_alive(there.entry, now) ? there.entry.target : 0;
-	else
-		known = take_spilled(home, hash, now);
-	if (known) {
-		result.added.target = known;
-		result.added.cell = FOUND;
-		unlock_bucket(home);
-		return result.word;
-	}
-	if (way == WAYS)
-		way = choose_way(home, fresh.entry.state, now);
-	if (way < WAYS) {
-		write_way(home, way, hash, fresh);
-		result.added.cell = index * CELLS + way;
+		return not_added(REASON_FLOW_TABLE_FULL);
+	room.way = way_of(home, hash, &there);
+	if (room.way == WAYS)
+		result.added.target = take_spilled(home, hash, now);
+	else if (is_alive(there.entry, now))
+		result.added.target = there.entry.target;
+	if (result.added.target)
+		goto unlock_home;
+
+	result = (union added_word){ .added.cell = REASON_FLOW_TABLE_FULL };
+	if (room.way == WAYS)
+		room.way = choose_way(home, fresh.entry, now);
+	if (room.way == WAYS)
+		room = room_in_spill(home, hash, fresh.entry, now);
+	if (!room.bucket)
+		goto unlock_home;
+	if (cursor)
+		turn = take_turn(cursor, now);
+	if (cursor && service)
+		reason = aim(slot_of(service->table, turn % service->slots), &fresh.entry.target);
+	if (reason) {
+		result.word = not_added(reason);
 	} else {
-		result.word = add_in_spill(home, hash, fresh, now);
+		write_way(room.bucket, room.way, hash, fresh);
+		result.added.target = fresh.entry.target;
+		result.added.cell = room.index * CELLS + room.way;
 	}
+	if (room.bucket != home)
+		unlock_bucket(room.bucket);
+unlock_home:
 	unlock_bucket(home);
 	return result.word;
 }
 
 /*
- * Records a newly scheduled flow. Where another CPU has just recorded the same flow, its choice
- * holds and *target becomes that: all packets of a connection reach one backend. Returns 1 if
- * *target is the caller's choice, 0 if it is the other CPU's, -1 if the bucket could not be locked.
+ * Records a new flow and counts it. Where another CPU has just recorded the same flow, its choice
+ * holds and *target becomes that: all packets of a connection reach one backend. by_turn, cursor: as
+ * for add_flow, may be NULL.
  */
-static __always_inline int record_flow(const struct packet *p, struct family family,
-				       struct flow_hash hash, __u32 state, __u32 now,
-				       target_t *target)
+static __always_inline enum reason record_flow(const struct packet *p, struct family family,
+					       const struct service *by_turn, struct cursor *cursor,
+					       struct flow_hash hash, __u32 state, __u32 now,
+					       target_t *target)
 {
 	union entry_word fresh = {
 		.entry = { .target = *target, .state = state, .check = hash.check, .seen = now }
 	};
-	union added_word result = { .word = add_flow(hash.bucket, hash.tag, fresh.word) };
+	union added_word result = { .word = add_flow((__u64)hash.bucket << 32 | hash.tag,
+						     fresh.word, now, by_turn, cursor) };
 
 	*target = result.added.target;
 	if (!*target)
-		return -1;
+		return result.added.cell;
 	if (result.added.cell == FOUND)
-		return 0;
+		return REASON_TX;
 	describe_flow(p, family, result.added.cell);
-	return 1;
+	count_connection(target_id(*target));
+	return REASON_TX;
 }
 
 static __always_inline void record_fragment(const struct packet *p, target_t target)

@@ -77,6 +77,7 @@ struct packet {
 	__u32 bytes; /* of IP */
 	enum kind kind;
 	__u8 tcp_flags;
+	__u32 tcp_numbers; /* of sequence and acknowledgement: differs from one packet to the next */
 	bool first_fragment;	      /* more will follow */
 	struct fragment_key fragment; /* set for first and later fragments */
 	union {			      /* seen from the client, also when quoted */
@@ -280,6 +281,7 @@ static __always_inline enum reason parse_transport(struct packet *p, struct read
 		if (!tcp)
 			return REASON_MALFORMED;
 		p->tcp_flags = ((__u8 *)tcp)[TCP_FLAGS_OFFSET];
+		p->tcp_numbers = tcp->seq ^ tcp->ack_seq;
 		ports->source = tcp->source;
 		ports->destination = tcp->dest;
 		return REASON_TX;

@@ -9,6 +9,7 @@
 
 #include "maps.h"
 #include "parse.h"
+#include "target.h"
 
 /* Odd constants of a good avalanche (the 64-bit finalizer family of Stafford's mix13). */
 #define MIX_1 0xbf58476d1ce4e5b9ULL
@@ -112,22 +113,13 @@ static __always_inline __u64 take_turn(struct cursor *cursor, __u32 now)
 	return turn;
 }
 
-/* Where a packet goes by its hash alone: in flood mode, and after it. */
+/* Where a packet goes by its hash alone: in flood mode, and after it. tag: a hash of the flow. */
 static __always_inline __u32 hashed_slot(const struct packet *p, struct family family,
-					 const struct service *service, struct flow_hash hash)
+					 const struct service *service, __u32 tag)
 {
 	if (is_hashing(service))
 		return client_slot(p, family, service);
-	return (__u64)hash.tag * service->slots >> 32;
-}
-
-static __always_inline __u32 next_slot(const struct packet *p, struct family family,
-				       const struct service *service, struct cursor *cursor,
-				       __u32 now)
-{
-	__u64 turn = take_turn(cursor, now);
-
-	return is_hashing(service) ? client_slot(p, family, service) : turn % service->slots;
+	return (__u64)tag * service->slots >> 32;
 }
 
 /*
@@ -165,17 +157,42 @@ static __always_inline bool is_moving(const struct service *service, const struc
 
 /* The backend of a connection that no flow knows, by its hash. */
 static __always_inline enum reason reckon(const struct packet *p, struct family family,
-					  const struct service *service, struct flow_hash hash,
+					  const struct service *service, __u32 tag,
 					  target_t *target)
 {
-	__u32 id = 0;
+	__u32 id = slot_of(service->table, hashed_slot(p, family, service, tag)), before = 0;
 
 	/* flows of an unsettled slot that have no entry are older than its change */
-	if (service->previous)
-		id = slot_of(service->previous, client_slot(p, family, service));
-	if (!id)
-		id = slot_of(service->table, hashed_slot(p, family, service, hash));
-	return aim(id, target);
+	if (id & SLOT_UNSETTLED && service->previous)
+		before = slot_of(service->previous, client_slot(p, family, service));
+	return aim(before ? before : id, target);
+}
+
+/*
+ * mh: a packet of a settled slot does without its flow's entry, but what the entry says is wanted
+ * too: for the listing, and for the day on which the slot changes. So the first packet after a SYN
+ * looks the flow up all the same, FIN and RST do, and one in SAMPLE of the others. Any CPU sets and
+ * clears the marks; one that is lost delays an entry's next state, no more.
+ */
+#define SAMPLE 64
+#define MARKS 65536
+
+__u8 marks[MARKS]; /* by the flow's hash: 1: a SYN came, and no packet after it */
+
+static __always_inline void mark_opening(__u32 tag)
+{
+	marks[tag % MARKS] = 1;
+}
+
+static __always_inline bool is_watched(const struct packet *p, __u32 tag)
+{
+	if (p->tcp_flags & (TCP_FIN | TCP_RST))
+		return true;
+	if (marks[tag % MARKS]) {
+		marks[tag % MARKS] = 0;
+		return true;
+	}
+	return mix(p->tcp_numbers) % SAMPLE == 1;
 }
 
 #endif

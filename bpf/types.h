@@ -35,12 +35,13 @@ enum scheduler {
 
 /* What a flow has come to, as far as the client's half of the traffic shows it. */
 enum flow_state {
-	FLOW_SYN = 1,	      /* TCP: a SYN and nothing after it */
+	FLOW_SYN = 1,	      /* TCP: one packet and nothing after it, a SYN as a rule */
 	FLOW_ESTABLISHED = 2, /* TCP */
 	FLOW_FIN = 3,	      /* TCP: the client has sent FIN */
 	FLOW_CLOSED = 4,      /* TCP: the client has sent RST */
-	FLOW_UDP = 5,
-	FLOW_FRAGMENT = 6, /* map fragments only */
+	FLOW_DATAGRAM = 5,    /* UDP: one datagram and nothing after it */
+	FLOW_UDP = 6,
+	FLOW_FRAGMENT = 7, /* map fragments only */
 };
 
 /*
@@ -265,7 +266,7 @@ struct client6 {
 /* How room was made for a new flow; index of the map "evictions". */
 enum eviction {
 	EVICTION_EXPIRED,   /* a flow idle for longer than its timeout, or whose backend is gone */
-	EVICTION_EMBRYONIC, /* a SYN and nothing after it */
+	EVICTION_EMBRYONIC, /* one packet and nothing after it */
 	EVICTION_SPILLED,   /* none: the new flow went to the second part of the table */
 	EVICTION_ESTABLISHED, /* a live flow, because nothing else would do */
 	EVICTION_COUNT,

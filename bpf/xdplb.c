@@ -89,8 +89,8 @@ static __always_inline enum reason open_flow(const struct packet *p, struct fami
 					     __u32 now, target_t *target)
 {
 	bool opens = state == FLOW_SYN || state == FLOW_UDP || known;
-	enum reason reason;
-	int ours;
+	const struct service *by_turn = NULL;
+	enum reason reason = REASON_TX;
 
 	if (!is_addressed_to_us(p))
 		return REASON_OTHER_HOST;
@@ -98,19 +98,16 @@ static __always_inline enum reason open_flow(const struct packet *p, struct fami
 		return REASON_NO_CONNECTION;
 	if (!service->slots)
 		return REASON_NO_BACKEND;
-	if (opens)
-		reason = aim(slot_of(service->table, next_slot(p, family, service, cursor, now)),
-			     target);
+	if (!opens)
+		reason = reckon(p, family, service, hash.tag, target);
+	else if (is_hashing(service))
+		reason = aim(slot_of(service->table, client_slot(p, family, service)), target);
 	else
-		reason = reckon(p, family, service, hash, target);
-	if (reason || !(opens || is_moving(service, cursor, now)))
+		by_turn = service;
+	if (reason || !(opens || (state == FLOW_ESTABLISHED && is_moving(service, cursor, now))))
 		return reason;
-	ours = record_flow(p, family, hash, state, now, target);
-	if (ours < 0)
-		return REASON_FLOW_TABLE_FULL;
-	if (ours)
-		count_connection(target_id(*target));
-	return REASON_TX;
+	return record_flow(p, family, by_turn, opens ? cursor : NULL, hash,
+			   first_state(state, opens), now, target);
 }
 
 static __always_inline enum reason place(const struct packet *p, struct family family,
@@ -125,16 +122,21 @@ static __always_inline enum reason place(const struct packet *p, struct family f
 
 	if (!service)
 		return REASON_NO_SERVICE;
-	if (state != FLOW_SYN && state != FLOW_UDP && is_settled(p, family, service, target))
-		return REASON_TX;
-	now = now_ticks();
 	hash = family.is_ip6 ? hash_flow6(&p->key6) : hash_flow4(&p->key4);
+	if (state != FLOW_SYN && state != FLOW_UDP && is_settled(p, family, service, target)) {
+		if (is_watched(p, hash.tag))
+			keep_flow(PACKED(hash), hash.check, state, *target);
+		return REASON_TX;
+	}
+	if (state == FLOW_SYN && service->scheduler == SCHEDULER_MH)
+		mark_opening(hash.tag);
+	now = now_ticks();
 	id = service->id;
 	cursor = bpf_map_lookup_elem(&cursors, &id);
 	if (!cursor)
 		return REASON_INTERNAL;
 	if (state == FLOW_SYN && is_flooded(cursor, now) && service->slots) {
-		id = slot_of(service->table, hashed_slot(p, family, service, hash));
+		id = slot_of(service->table, hashed_slot(p, family, service, hash.tag));
 		/* what an unsettled slot has not recorded is taken for its previous backend's */
 		if (!(id & SLOT_UNSETTLED)) {
 			take_turn(cursor, now);

@@ -32,6 +32,8 @@ struct knobs {
 	__u16 port_offset;   /* the client's port: one of 16 for each address */
 	__u16 hop_limit_offset; /* TTL or hop limit */
 	__u16 service_offset;	/* the service's port */
+	__u16 number_offset;	/* TCP's sequence number, another one in each packet */
+	__u16 zero;
 	__u32 services; /* that the flows are spread over, on ports from 1 on; 0: the frame's own */
 };
 
@@ -48,12 +50,13 @@ static __always_inline bool set_frame(struct xdp_md *ctx)
 	void *port = data + (driver.port_offset & BENCH_FRAME_MASK);
 	void *hop_limit = data + (driver.hop_limit_offset & BENCH_FRAME_MASK);
 	void *service = data + (driver.service_offset & BENCH_FRAME_MASK);
+	void *number = data + (driver.number_offset & BENCH_FRAME_MASK);
 	__u64 random = driver.random, sequence = driver.sequence;
 	__u32 flow, scattered;
 
 	if (data + sizeof(struct ethhdr) > end || client + sizeof(__be32) > end ||
 	    port + sizeof(__be16) > end || hop_limit + sizeof(__u8) > end ||
-	    service + sizeof(__be16) > end)
+	    service + sizeof(__be16) > end || number + sizeof(__be32) > end)
 		return false;
 	/* xorshift64 (Marsaglia, "Xorshift RNGs", 2003) */
 	random ^= random << 13;
@@ -66,6 +69,7 @@ static __always_inline bool set_frame(struct xdp_md *ctx)
 	*(__u64 *)data = driver.macs_low;
 	*(__u32 *)(data + sizeof(__u64)) = driver.macs_high;
 	*(__u8 *)hop_limit = BENCH_HOP_LIMIT;
+	*(__be32 *)number = bpf_htonl((__u32)sequence * 1460);
 	*(__be32 *)client = bpf_htonl(driver.client_base + (flow >> 4));
 	/* odd factor: the 16 flows of an address get different ports, and 65,536 flows all numbers */
 	scattered = flow * 40503 & 0xffff;

@@ -27,18 +27,21 @@ var (
 var (
 	tuple4 = Tuple{
 		Client: ethernetHeader + 12, Port: ethernetHeader + ip4Header, HopLimit: ethernetHeader + 8,
+		Number: ethernetHeader + ip4Header + 4,
 	}
 	tuple6 = Tuple{
 		Client: ethernetHeader + 20, Port: ethernetHeader + ip6Header, HopLimit: ethernetHeader + 7,
+		Number: ethernetHeader + ip6Header + 4,
 	}
 	// of an ICMP error: in the packet that it quotes, where the client is the destination
 	tupleQuoted = Tuple{
 		Client:   ethernetHeader + ip4Header + icmpHeader + 16,
 		Port:     ethernetHeader + ip4Header + icmpHeader + ip4Header + 2,
 		HopLimit: ethernetHeader + 8,
+		Number:   ethernetHeader + ip4Header + icmpHeader + ip4Header + 4,
 	}
 	// in the padding of a frame of which no field shall change
-	tupleNone = Tuple{Client: minFrame - 8, Port: minFrame - 4, HopLimit: minFrame - 1}
+	tupleNone = Tuple{Client: minFrame - 8, Port: minFrame - 4, HopLimit: minFrame - 1, Number: minFrame - 12}
 )
 
 // tagged is the same tuple behind a VLAN tag.
@@ -46,6 +49,13 @@ func (t Tuple) tagged() Tuple {
 	t.Client += vlanTag
 	t.Port += vlanTag
 	t.HopLimit += vlanTag
+	t.Number += vlanTag
+	return t
+}
+
+// datagram is the same tuple of UDP, which has no sequence number: that goes into the payload.
+func (t Tuple) datagram() Tuple {
+	t.Number = minFrame - 12
 	return t
 }
 
@@ -162,7 +172,7 @@ func (d *Director) udp4(fragment uint16) []byte {
 
 func (d *Director) hitUDP() *Case {
 	frame := d.udp4(0)
-	tuple := tuple4.of(clients4, 1)
+	tuple := tuple4.datagram().of(clients4, 1)
 	c := d.newCase("udp-v4-hit", "known flow", TX, frame, tuple)
 	c.Prepare = func() error { return d.establish(serviceUDP, tuple, frame) }
 	return c
@@ -207,7 +217,7 @@ const (
 )
 
 func (d *Director) fragment() *Case {
-	flow := tuple4.of(clientsOther, 1)
+	flow := tuple4.datagram().of(clientsOther, 1)
 	first := d.newCase("first fragment", "", TX, d.udp4(moreFragments), flow)
 	// of 24 bytes, into the last of which the driver writes
 	packet := datagram4{from: clientsOther, to: vip4, protocol: protocolUDP, fragment: secondOffset}
@@ -254,13 +264,14 @@ func (d *Director) Fill() error {
 	return nil
 }
 
-// establish sends the frames, one after the other, for each flow of the tuple that the service does not have yet. Each
-// opens or continues the flow.
+// establish sends the frames, one after the other and the last one twice, for each flow of the tuple that the service
+// does not have yet. Each opens or continues the flow. (Twice, because so many flows at once are a flood: what comes
+// behind an unrecorded SYN is not believed before the next packet.)
 func (d *Director) establish(key lb.ServiceKey, tuple Tuple, frames ...[]byte) error {
 	group := flowGroup{key, tuple.Base}
 	for d.established[group] < tuple.Flows {
 		packets := min(d.stride(), tuple.Flows-d.established[group])
-		for _, frame := range frames {
+		for _, frame := range append(frames, frames[len(frames)-1]) {
 			step := d.newCase(fmt.Sprintf("flows of %s", key), "", TX, frame, tuple.fresh())
 			step.sequence = uint64(d.established[group])
 			if _, err := step.run(int(packets)); err != nil {

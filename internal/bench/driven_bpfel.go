@@ -120,7 +120,10 @@ type drivenKnobs struct {
 	PortOffset     uint16
 	HopLimitOffset uint16
 	ServiceOffset  uint16
+	NumberOffset   uint16
+	Zero           uint16
 	Services       uint32
+	_              [4]byte
 }
 
 type drivenMeta struct {
@@ -198,8 +201,10 @@ const (
 	drivenVarFloodRate             = "flood_rate"
 	drivenVarFlowBuckets           = "flow_buckets"
 	drivenVarHashKeys              = "hash_keys"
+	drivenVarMarks                 = "marks"
 	drivenVarServiceBucketsPerSide = "service_buckets_per_side"
 	drivenVarSpillBuckets          = "spill_buckets"
+	drivenVarWeaklyOrdered         = "weakly_ordered"
 )
 
 // loadDriven returns the embedded CollectionSpec for driven.
@@ -281,8 +286,10 @@ type drivenVariableSpecs struct {
 	FloodRate             *ebpf.VariableSpec `ebpf:"flood_rate"`
 	FlowBuckets           *ebpf.VariableSpec `ebpf:"flow_buckets"`
 	HashKeys              *ebpf.VariableSpec `ebpf:"hash_keys"`
+	Marks                 *ebpf.VariableSpec `ebpf:"marks"`
 	ServiceBucketsPerSide *ebpf.VariableSpec `ebpf:"service_buckets_per_side"`
 	SpillBuckets          *ebpf.VariableSpec `ebpf:"spill_buckets"`
+	WeaklyOrdered         *ebpf.VariableSpec `ebpf:"weakly_ordered"`
 }
 
 // drivenObjects contains all objects after they have been loaded into the kernel.
@@ -358,8 +365,10 @@ type drivenVariables struct {
 	FloodRate             *ebpf.Variable `ebpf:"flood_rate"`
 	FlowBuckets           *ebpf.Variable `ebpf:"flow_buckets"`
 	HashKeys              *ebpf.Variable `ebpf:"hash_keys"`
+	Marks                 *ebpf.Variable `ebpf:"marks"`
 	ServiceBucketsPerSide *ebpf.Variable `ebpf:"service_buckets_per_side"`
 	SpillBuckets          *ebpf.Variable `ebpf:"spill_buckets"`
+	WeaklyOrdered         *ebpf.Variable `ebpf:"weakly_ordered"`
 }
 
 // drivenPrograms contains all programs after they have been loaded into the kernel.

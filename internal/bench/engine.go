@@ -63,6 +63,7 @@ type Case struct {
 type Tuple struct {
 	Client, Port, HopLimit uint16 // of the last 32 bits of the client's address, its port, TTL or hop limit
 	Base                   uint32 // last 32 bits of the first client's address; 16 flows share an address
+	Number                 uint16 // of TCP's sequence number, which differs from packet to packet
 	Flows                  uint32 // how many flows, in random order; a power of two
 	New                    bool   // each packet is a flow of its own instead
 
@@ -167,6 +168,7 @@ func (c *Case) knobs() *floorKnobs {
 		PortOffset:     c.Tuple.Port,
 		HopLimitOffset: c.Tuple.HopLimit,
 		ServiceOffset:  c.Tuple.Service,
+		NumberOffset:   c.Tuple.Number,
 		Services:       c.Tuple.Services,
 	}
 	if c.Tuple.New {

@@ -30,7 +30,10 @@ var (
 	icountReal   = netip.MustParseAddr("192.0.2.1")    // the first real server's
 	icountClient = netip.MustParseAddr("203.0.113.1")  // of the established flows
 	icountMAC    = [6]byte{2, 0, 0, 0, 0, 1}           // of whom nobody asks for an address
-	icountTuple  = Tuple{Client: ethernetHeader + ip4Header + 4, Port: ethernetHeader + ip4Header, HopLimit: ethernetHeader + 8}
+	icountTuple  = Tuple{                              // all flows are one client's: its address is written where TCP's acknowledgement number is
+		Client: ethernetHeader + ip4Header + 8, Port: ethernetHeader + ip4Header, HopLimit: ethernetHeader + 8,
+		Number: ethernetHeader + ip4Header + 4,
+	}
 )
 
 // Ports of the services: each VIP has one service of either scheduler.

@@ -29,7 +29,10 @@ type liveKnobs struct {
 	PortOffset     uint16
 	HopLimitOffset uint16
 	ServiceOffset  uint16
+	NumberOffset   uint16
+	Zero           uint16
 	Services       uint32
+	_              [4]byte
 }
 
 // Names of all BPF objects in the ELF.

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -137,6 +138,7 @@ func size(spec *ebpf.CollectionSpec, meta *xdplbMeta) error {
 		specs.ServiceBucketsPerSide: meta.ServiceBucketsPerSide,
 		specs.FloodRate:             meta.FloodRate,
 		specs.HashKeys:              meta.HashKeys,
+		specs.WeaklyOrdered:         runtime.GOARCH != "amd64",
 	} {
 		if err := v.Set(value); err != nil {
 			return fmt.Errorf("setting the program's constants: %w", err)

@@ -33,6 +33,8 @@ type model struct {
 	services    map[modelTuple]*modelService // key: without a client
 	flows       map[modelTuple]modelFlow
 	generations map[uint32]uint32
+	markOf      func(modelTuple) uint32 // which mark the program has for it
+	marks       map[uint32]bool
 }
 
 type modelService struct {
@@ -56,7 +58,8 @@ func (f modelFlow) isOver() bool { return f.state == stateFIN || f.state == stat
 func (f modelFlow) timeout() uint32 {
 	return uint32(map[uint8]xdplbTimeout{
 		stateSYN: xdplbTimeoutTIMEOUT_SYN, stateEstablished: xdplbTimeoutTIMEOUT_ESTABLISHED,
-		stateFIN: xdplbTimeoutTIMEOUT_FIN, stateClosed: xdplbTimeoutTIMEOUT_CLOSED, stateUDP: xdplbTimeoutTIMEOUT_UDP,
+		stateFIN: xdplbTimeoutTIMEOUT_FIN, stateClosed: xdplbTimeoutTIMEOUT_CLOSED,
+		stateDatagram: xdplbTimeoutTIMEOUT_UDP, stateUDP: xdplbTimeoutTIMEOUT_UDP,
 	}[f.state])
 }
 
@@ -73,10 +76,14 @@ func (m *model) send(p modelPacket, now uint32) (xdplbReason, uint32) {
 	service := m.services[modelTuple{service: p.service, protocol: p.protocol}]
 	hashing := service.scheduler >= xdplbSchedulerSCHEDULER_SH
 	slot := clientSlot(p.client.Addr(), len(service.slots))
+	flow, known := m.flows[p.modelTuple]
 	if service.scheduler == xdplbSchedulerSCHEDULER_MH && !p.opens() && len(service.slots) > 0 && service.slots[slot]&unsettled == 0 {
+		m.watch(p, flow, m.targetOf(service.slots[slot]), now)
 		return isTX, service.slots[slot]
 	}
-	flow, known := m.flows[p.modelTuple]
+	if p.state == stateSYN && service.scheduler == xdplbSchedulerSCHEDULER_MH {
+		m.marks[m.markOf(p.modelTuple)] = true
+	}
 	if known && m.follows(p, flow, now) {
 		flow.seen = now
 		flow.state = max(flow.state, p.state)
@@ -102,10 +109,33 @@ func (m *model) send(p modelPacket, now uint32) (xdplbReason, uint32) {
 		return isNoBackend, 0
 	}
 	backend &^= unsettled
-	if p.opens() || known || service.scheduler == xdplbSchedulerSCHEDULER_MH {
-		m.flows[p.modelTuple] = modelFlow{target: m.targetOf(backend), state: p.state, seen: now}
+	state := p.state
+	switch {
+	case p.opens() && p.state == stateUDP:
+		state = stateDatagram
+	case p.opens() || known:
+	case p.state == stateEstablished && service.scheduler == xdplbSchedulerSCHEDULER_MH:
+		state = stateSYN // one packet from a connection's middle proves nothing
+	default:
+		return isTX, backend
 	}
+	m.flows[p.modelTuple] = modelFlow{target: m.targetOf(backend), state: state, seen: now}
 	return isTX, backend
+}
+
+// watch keeps up the entry of a connection on a settled slot: behind its SYN, and at its end. (The sequence numbers of
+// the test's packets are not of those that are sampled.)
+func (m *model) watch(p modelPacket, flow modelFlow, target, now uint32) {
+	if mark := m.markOf(p.modelTuple); p.state == stateEstablished {
+		if !m.marks[mark] {
+			return
+		}
+		delete(m.marks, mark)
+	}
+	if flow.target == target {
+		flow.seen, flow.state = now, max(flow.state, p.state)
+		m.flows[p.modelTuple] = flow
+	}
 }
 
 func (m *model) follows(p modelPacket, flow modelFlow, now uint32) bool {
@@ -208,8 +238,12 @@ func runModel(t *testing.T, seed uint64) {
 func newModelWorld(t *testing.T, seed uint64) *modelWorld {
 	w := &modelWorld{
 		rig:    newRig(t, tableOf(8*flowBuckets, spillBuckets)), // so large that nothing is evicted
-		model:  model{services: map[modelTuple]*modelService{}, flows: map[modelTuple]modelFlow{}, generations: map[uint32]uint32{}},
 		random: rand.New(rand.NewPCG(seed, 0)),
+	}
+	w.model = model{
+		services: map[modelTuple]*modelService{}, flows: map[modelTuple]modelFlow{}, generations: map[uint32]uint32{},
+		markOf: func(t modelTuple) uint32 { return w.hashOf(t.client, t.service, t.protocol).tag % marks },
+		marks:  map[uint32]bool{},
 	}
 	w.reals = w.addReals(5)
 	for _, id := range w.reals {

@@ -19,11 +19,15 @@ const (
 	stateEstablished = uint8(xdplbFlowStateFLOW_ESTABLISHED)
 	stateFIN         = uint8(xdplbFlowStateFLOW_FIN)
 	stateClosed      = uint8(xdplbFlowStateFLOW_CLOSED)
+	stateDatagram    = uint8(xdplbFlowStateFLOW_DATAGRAM)
 	stateUDP         = uint8(xdplbFlowStateFLOW_UDP)
 )
 
 // template makes frames of many clients fast: all are one frame with another source.
 type template []byte
+
+// marks is how many the program has for connections on settled slots (MARKS in bpf/schedule.h).
+const marks = 65536
 
 func templateOf(flags tcpFlags, port uint16) template {
 	return frame(ip4(), tcp(clientPort, port, flags))
@@ -119,6 +123,8 @@ func TestWayOfANewFlow(t *testing.T) {
 	full := [ways]resident{established, established, established, established, established}
 	expired := resident{state: stateEstablished, age: uint16(xdplbTimeoutTIMEOUT_ESTABLISHED) + 1}
 	opening := func(age uint16) resident { return resident{state: stateSYN, age: age} }
+	single := func(age uint16) resident { return resident{state: stateDatagram, age: age} }
+	answered := resident{state: stateUDP, age: 9}
 	datagram, aSYN := frame(ip4(), udp(portPlain)), frame(ip4(), syn(portPlain))
 	type counts = [xdplbEvictionEVICTION_COUNT]uint64
 	d := newPair(t, tableOf(1, 1))
@@ -158,8 +164,11 @@ func TestWayOfANewFlow(t *testing.T) {
 		{name: "third SYN", in: aSYN, way: free, home: [ways]resident{opening(5), opening(9), {}, {}, {}}},
 		{name: "expired SYNs do not count", in: aSYN, way: free,
 			home: [ways]resident{opening(5), opening(9), opening(60), {}, {}}},
-		{name: "datagram behind three SYNs", in: datagram, way: free,
+		{name: "datagram behind three SYNs", in: datagram, way: 1, evicted: counts{xdplbEvictionEVICTION_EMBRYONIC: 1},
 			home: [ways]resident{opening(5), opening(9), opening(7), {}, {}}},
+		{name: "SYN behind three datagrams", in: aSYN, way: 1, evicted: counts{xdplbEvictionEVICTION_EMBRYONIC: 1},
+			home: [ways]resident{single(5), single(9), single(7), {}, {}}},
+		{name: "SYN behind three answered datagrams", in: aSYN, way: free, home: [ways]resident{answered, answered, answered, {}, {}}},
 		{name: "all established", in: aSYN, bucket: 1, way: free, home: full,
 			evicted: counts{xdplbEvictionEVICTION_SPILLED: 1}},
 		{name: "spill: expired", in: aSYN, bucket: 1, way: 3, home: full,

@@ -40,7 +40,7 @@ func (e xdplbEntry) timeout() xdplbTimeout {
 		return xdplbTimeoutTIMEOUT_FIN
 	case xdplbFlowStateFLOW_CLOSED:
 		return xdplbTimeoutTIMEOUT_CLOSED
-	case xdplbFlowStateFLOW_UDP:
+	case xdplbFlowStateFLOW_DATAGRAM, xdplbFlowStateFLOW_UDP:
 		return xdplbTimeoutTIMEOUT_UDP
 	default:
 		return xdplbTimeoutTIMEOUT_FRAGMENT

@@ -251,6 +251,57 @@ func TestLifeOfAConnection(t *testing.T) {
 	})
 }
 
+// TestLifeOnASettledSlot: the connection's packets go by the table alone, but its entry is kept up.
+func TestLifeOnASettledSlot(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, ip func() gopacket.SerializableLayer) {
+		d := newRig(t)
+		d.publish(everywhere(portPlain, xdplbSchedulerSCHEDULER_MH, real1)...)
+		for _, step := range []struct {
+			name  string
+			in    *layers.TCP
+			state xdplbFlowState
+		}{
+			{"SYN", syn(portPlain), xdplbFlowStateFLOW_SYN},
+			{"ACK", ack(portPlain), xdplbFlowStateFLOW_ESTABLISHED},
+			{"FIN", finAck(), xdplbFlowStateFLOW_FIN},
+			{"last ACK", ack(portPlain), xdplbFlowStateFLOW_FIN},
+			{"SYN of the next connection", syn(portPlain), xdplbFlowStateFLOW_SYN},
+			{"its ACK", ack(portPlain), xdplbFlowStateFLOW_ESTABLISHED},
+			{"RST", reset(), xdplbFlowStateFLOW_CLOSED},
+		} {
+			if to := d.destination(t, frame(ip(), step.in)); to != real1MAC {
+				t.Errorf("%s: to %x, want %x", step.name, to, real1MAC)
+			}
+			d.wantFlows(t, step.name, flowTo(real1, step.state))
+		}
+	})
+}
+
+// TestSettledConnectionIsSampled: one in 64 packets of a connection on a settled slot keeps its entry alive.
+func TestSettledConnectionIsSampled(t *testing.T) {
+	t.Parallel()
+	d := newRig(t)
+	d.publish(tcpService("172.10.0.9:80", xdplbSchedulerSCHEDULER_MH, real1))
+	d.destination(t, frame(ip4(), syn(portPlain)))
+	d.destination(t, frame(ip4(), ack(portPlain)))
+	age := func() uint16 { return uint16(nowTicks(t)) - d.flows()[0].Seen }
+	const packets, want = 64 * 64, 64
+	kept := 0
+	for sequence := range uint32(packets) {
+		d.age(100)
+		data := ack(portPlain)
+		data.Seq = 1460 * sequence
+		d.destination(t, frame(ip4(), data))
+		if age() < 50 {
+			kept++
+		}
+	}
+	if kept < want/2 || kept > want*2 {
+		t.Errorf("%d of %d packets kept the entry alive, want about %d", kept, packets, want)
+	}
+}
+
 func TestLifeOfADatagramFlow(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, func(t *testing.T, ip func() gopacket.SerializableLayer) {
@@ -523,6 +574,12 @@ func TestBucketThatStaysLocked(t *testing.T) {
 	d.wantFlows(t, "locked", flowTo(real1, xdplbFlowStateFLOW_UDP))
 	if got := d.counters(real1).Connections + d.counters(real2).Connections; got != 1 {
 		t.Errorf("%d connections counted, want the 1 that was recorded", got)
+	}
+	for index := range d.home + d.spill {
+		d.setHead(index, 0)
+	}
+	if to := d.destination(t, frame(ip4(), syn(portPlain))); to != real1MAC {
+		t.Errorf("SYN again: to %x, want %x: the one that was dropped has taken the turn", to, real1MAC)
 	}
 }
 

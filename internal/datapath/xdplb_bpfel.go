@@ -101,8 +101,9 @@ const (
 	xdplbFlowStateFLOW_ESTABLISHED xdplbFlowState = 2
 	xdplbFlowStateFLOW_FIN         xdplbFlowState = 3
 	xdplbFlowStateFLOW_CLOSED      xdplbFlowState = 4
-	xdplbFlowStateFLOW_UDP         xdplbFlowState = 5
-	xdplbFlowStateFLOW_FRAGMENT    xdplbFlowState = 6
+	xdplbFlowStateFLOW_DATAGRAM    xdplbFlowState = 5
+	xdplbFlowStateFLOW_UDP         xdplbFlowState = 6
+	xdplbFlowStateFLOW_FRAGMENT    xdplbFlowState = 7
 )
 
 type xdplbFragmentKey struct {
@@ -268,8 +269,10 @@ const (
 	xdplbVarFloodRate             = "flood_rate"
 	xdplbVarFlowBuckets           = "flow_buckets"
 	xdplbVarHashKeys              = "hash_keys"
+	xdplbVarMarks                 = "marks"
 	xdplbVarServiceBucketsPerSide = "service_buckets_per_side"
 	xdplbVarSpillBuckets          = "spill_buckets"
+	xdplbVarWeaklyOrdered         = "weakly_ordered"
 )
 
 // loadXdplb returns the embedded CollectionSpec for xdplb.
@@ -349,8 +352,10 @@ type xdplbVariableSpecs struct {
 	FloodRate             *ebpf.VariableSpec `ebpf:"flood_rate"`
 	FlowBuckets           *ebpf.VariableSpec `ebpf:"flow_buckets"`
 	HashKeys              *ebpf.VariableSpec `ebpf:"hash_keys"`
+	Marks                 *ebpf.VariableSpec `ebpf:"marks"`
 	ServiceBucketsPerSide *ebpf.VariableSpec `ebpf:"service_buckets_per_side"`
 	SpillBuckets          *ebpf.VariableSpec `ebpf:"spill_buckets"`
+	WeaklyOrdered         *ebpf.VariableSpec `ebpf:"weakly_ordered"`
 }
 
 // xdplbObjects contains all objects after they have been loaded into the kernel.
@@ -425,8 +430,10 @@ type xdplbVariables struct {
 	FloodRate             *ebpf.Variable `ebpf:"flood_rate"`
 	FlowBuckets           *ebpf.Variable `ebpf:"flow_buckets"`
 	HashKeys              *ebpf.Variable `ebpf:"hash_keys"`
+	Marks                 *ebpf.Variable `ebpf:"marks"`
 	ServiceBucketsPerSide *ebpf.Variable `ebpf:"service_buckets_per_side"`
 	SpillBuckets          *ebpf.Variable `ebpf:"spill_buckets"`
+	WeaklyOrdered         *ebpf.Variable `ebpf:"weakly_ordered"`
 }
 
 // xdplbPrograms contains all programs after they have been loaded into the kernel.
