@@ -264,6 +264,33 @@ func TestClusterUDP(t *testing.T) {
 	}
 }
 
+// TestClusterJumbo has frames of 9,000 bytes everywhere: native mode takes and forwards them whole, without a warning.
+func TestClusterJumbo(t *testing.T) {
+	c := raise(t, lab.Options{})
+	for _, h := range c.lab.Hosts() {
+		for line := range strings.Lines(c.on(h.Name, "ip -o link show type veth")) {
+			name, _, _ := strings.Cut(strings.Fields(line)[1], "@")
+			c.on(h.Name, "ip link set %s mtu 9000", name)
+		}
+	}
+	at := netip.AddrPortFrom(lab.VIP, 5300)
+	c.director(small)
+	if status := c.director("status"); !strings.Contains(status, "MTU 9000  native mode\n") || strings.Contains(status, "warning") {
+		t.Errorf("the status is\n%s\nwant the native mode, and no warning", status)
+	}
+	c.director("service add %s --protocol udp", at)
+	c.director("backend add %s", c.lab.Host("real1").Addr())
+	c.openEchoes(at)
+	const datagrams, size = 5, 9000 - 20 - 8
+	if got := distinct(c.echo(10000, at, datagrams, size)); !slices.Equal(got, []string{"real1"}) {
+		t.Errorf("datagrams as long as the MTU reached %v, want real1", got)
+	}
+	want := fmt.Sprintf("UDP %s 1 %d 0 %d 0", at, datagrams, datagrams*(size+8+20))
+	if got := c.director("list -n --stats"); !strings.Contains(strings.Join(strings.Fields(got), " "), want) {
+		t.Errorf("the listing is\n%s\nwant in it %q: whole datagrams", got, want)
+	}
+}
+
 // TestClusterIPv6 wants of IPv6 what it wants of IPv4, and both at once.
 func TestClusterIPv6(t *testing.T) {
 	c := serve(t, lab.Options{IPv6: true}, web6, "rr")

@@ -125,12 +125,13 @@ func (h *Host) openPort(name string, xdp *ebpf.Program) error {
 	})
 }
 
-// passProgram loads an XDP program that passes every packet.
+// passProgram loads an XDP program that passes every packet, also those of jumbo frames.
 func passProgram() (*ebpf.Program, error) {
 	const xdpPass = 2 // include/uapi/linux/bpf.h: enum xdp_action
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name:         "lab_pass",
 		Type:         ebpf.XDP,
+		Flags:        unix.BPF_F_XDP_HAS_FRAGS,
 		License:      "Apache-2.0",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, xdpPass), asm.Return()},
 	})
