@@ -14,9 +14,12 @@ import (
 )
 
 // command runs one command line in this process.
-func command(args ...string) (status int, stdout, stderr string) {
+func command(args ...string) (status int, stdout, stderr string) { return typed("", args...) }
+
+// typed runs one command line in this process, with something on standard input.
+func typed(input string, args ...string) (status int, stdout, stderr string) {
 	var out, talk strings.Builder
-	status = run(args, strings.NewReader(""), &out, &talk)
+	status = run(args, strings.NewReader(input), &out, &talk)
 	return status, out.String(), talk.String()
 }
 
@@ -105,6 +108,11 @@ switch
 	wants(7, "", "", "exec", "client", "--", "sh", "-c", "exit 7")
 	wants(128+9, "", "", "exec", "client", "--", "sh", "-c", "kill -9 $$")
 	wants(exitFailed, "", `no host "real4": there are client, router, switch, director`, "exec", "real4", "--", "true")
+	wants(exitFailed, "", `no host "real4"`, "shell", "real4")
+	status, out, talk := typed("ip -o -4 address show dev eth0 | cut -d ' ' -f 7\necho $XDPLB_PIN_DIR\nexit 7\n", "shell", "real2")
+	if diff := cmp.Diff("192.168.60.9/24\n/run/xdplb-lab/bpf/real2\n", unaligned(out)); status != 7 || diff != "" {
+		t.Errorf("a shell on real2: status %d, want 7; %s\n(-want +got):\n%s", status, talk, diff)
+	}
 
 	wants(exitDone, "", "", "down")
 	wants(exitFailed, "", "not up", "status")
