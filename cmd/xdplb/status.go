@@ -21,7 +21,12 @@ func statusCommand(env *environment) *cobra.Command {
 		Use:   "status",
 		Short: "Show interfaces, program, memory and what became of the packets",
 		Long: `Show the attached interfaces, the program, the pinned maps with their sizes and memory, and how many packets met
-which verdict for which reason: each packet that arrives on an attached interface counts exactly one reason.`,
+which verdict for which reason: each packet that arrives on an attached interface counts exactly one reason.
+
+A new connection has a few places in the table of connections. If all are taken, it evicts an expired connection, or
+one of which only a SYN was seen (half-open); or else it spills to the second part of the table; or, if it finds no
+place there either, it evicts the live connection that was idle for longest. While a flood of new connections goes on,
+none is recorded before the client's second packet: they are balanced by a hash of addresses and ports.`,
 		Example: `  xdplb status
   xdplb status --json`,
 		Args: takes(),
@@ -242,15 +247,15 @@ func (v statusView) programRows() [][]string {
 
 func (v statusView) flowRows() [][]string {
 	f, e := v.Flows, v.Flows.Evictions
-	floods := fmt.Sprintf("%d so far; above %d new connections of a service in a second", f.Floods, f.FloodRate)
+	floods := fmt.Sprintf("%d so far: more than %d new connections of one service within %.2f s", f.Floods, f.FloodRate, datapath.Tick.Seconds())
 	if len(f.Flooded) > 0 {
 		floods += "; now: " + strings.Join(f.Flooded, ", ")
 	}
 	return [][]string{
 		{"live", fmt.Sprintf("%d, room for %d", f.Live, v.FlowsLimit)},
-		{"expired", fmt.Sprintf("%d, not swept yet", f.Expired)},
-		{"evicted", fmt.Sprintf("%d live, %d half-open, %d expired", e.Established, e.Embryonic, e.Expired)},
-		{"spilled", fmt.Sprint(e.Spilled)},
+		{"expired", fmt.Sprintf("%d, whose room new ones may take", f.Expired)},
+		{"evicted", fmt.Sprintf("%d live, %d half-open and %d expired, so far, by new ones that needed their room", e.Established, e.Embryonic, e.Expired)},
+		{"spilled", fmt.Sprintf("%d so far, to the second part of the table because their place in the first was full", e.Spilled)},
 		{"floods", floods},
 	}
 }
@@ -275,7 +280,7 @@ func (v statusView) reasonRows() [][]string {
 	return rows
 }
 
-// size writes a number of bytes with a binary unit: "512 B", "88.1 MiB".
+// size writes a number of bytes with a binary unit: "512 B", "88.0 MiB".
 func size(bytes uint64) string {
 	const units = "KMGTPE"
 	if bytes < 1024 {
@@ -285,5 +290,5 @@ func size(bytes uint64) string {
 	for value >= 1024 && unit < len(units)-1 {
 		value, unit = value/1024, unit+1
 	}
-	return strings.TrimSuffix(fmt.Sprintf("%.1f", value), ".0") + " " + units[unit:unit+1] + "iB"
+	return fmt.Sprintf("%.1f %ciB", value, units[unit])
 }

@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,6 +25,9 @@ const unsettled = uint32(xdplbSlotSLOT_UNSETTLED)
 
 // settling is how long flows without an entry may come up, in ticks.
 const settling = uint32(xdplbTimeoutTIMEOUT_ESTABLISHED) + 1
+
+// Tick is the unit of time of the program.
+const Tick time.Duration = 1 << tickShift
 
 // tickShift is how far nanoseconds of CLOCK_MONOTONIC are shifted to give ticks (TICK_SHIFT in types.h).
 const tickShift = 30
