@@ -45,7 +45,7 @@ to placing packets by the lookup table alone, fifteen minutes after their backen
 			case asJSON:
 				return env.view(env.connectionsJSON)
 			}
-			return env.listConnections(numeric)
+			return env.listConnections(numeric, false)
 		}),
 	}
 	flags := cmd.Flags()
@@ -91,8 +91,8 @@ func (env *environment) countConnections() error {
 }
 
 // listConnections prints them as ipvsadm does. Names are looked up first, without the lock.
-func (env *environment) listConnections(numeric bool) error {
-	var listing ipvsadm.ConnectionListing
+func (env *environment) listConnections(numeric, peColumns bool) error {
+	listing := ipvsadm.ConnectionListing{PEColumns: peColumns}
 	if !numeric {
 		state, _, err := env.snapshot()
 		if err != nil {
