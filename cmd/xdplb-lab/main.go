@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"xdplb/internal/help"
 	"xdplb/internal/lab"
 )
 
@@ -92,7 +93,7 @@ It stays up until "xdplb-lab down".`,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return fmt.Errorf("unknown command %q", args[0])
+				return unknownCommand(cmd, args[0])
 			}
 			return errors.New("which command? up, down, status, exec, shell or demo")
 		},
@@ -102,7 +103,12 @@ It stays up until "xdplb-lab down".`,
 	root.SetErr(env.stderr)
 	root.AddCommand(upCommand(env), downCommand(env), statusCommand(env),
 		execCommand(env), shellCommand(env), demoCommand(env))
+	help.Install(root, "", unknownCommand)
 	return root
+}
+
+func unknownCommand(_ *cobra.Command, word string) error {
+	return fmt.Errorf("unknown command %q", word)
 }
 
 // noArguments refuses arguments.

@@ -40,6 +40,7 @@ func TestUsage(t *testing.T) {
 		want string
 	}{
 		{[]string{}, "xdplb-lab: which command? up, down, status, exec, shell or demo\nhint: xdplb-lab help\n"},
+		{[]string{"help", "upp"}, "xdplb-lab: unknown command \"upp\"\nhint: xdplb-lab help help\n"},
 		{[]string{"upp"}, "xdplb-lab: unknown command \"upp\"\nhint: xdplb-lab help\n"},
 		{[]string{"up", "now"}, "xdplb-lab: unexpected argument \"now\"\nhint: xdplb-lab help up\n"},
 		{[]string{"up", "--arp", "loud"},
@@ -61,6 +62,27 @@ func TestUsage(t *testing.T) {
 				t.Errorf("standard error (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestHelp wants every command explained, by "help" and --help alike, and not in the words of the library.
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	for _, cmd := range append(rootCommand(&environment{}).Commands(), rootCommand(&environment{})) {
+		path := strings.Fields(cmd.CommandPath())[1:]
+		status, got, stderr := command(append([]string{"help"}, path...)...)
+		want := cmd.Long + "\n\nUsage:\n  " + cmd.CommandPath()
+		if status != exitDone || stderr != "" || !strings.HasPrefix(got, want) || strings.Contains(got, "help for") {
+			t.Errorf("help %v: status %d\n%s%s\nwant at first\n%s", path, status, got, stderr, want)
+		}
+		for line := range strings.Lines(got) {
+			if len(strings.TrimSuffix(line, "\n")) > 120 {
+				t.Errorf("help %v: longer than 120 columns: %s", path, line)
+			}
+		}
+		if _, same, _ := command(append(path, "--help")...); same != got {
+			t.Errorf("%v --help is not what help says (-help +--help):\n%s", path, cmp.Diff(got, same))
+		}
 	}
 }
 

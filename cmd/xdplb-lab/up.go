@@ -28,6 +28,9 @@ func upCommand(env *environment) *cobra.Command {
 --arp says what keeps the router from learning a real server's MAC address for the VIP: sysctl (arp_ignore and
 arp_announce on the real servers), filter (an nftables arp filter on them), static (a permanent entry on the router),
 or none, to see what happens then.`,
+		Example: `  xdplb-lab up
+  xdplb-lab up --backends 5 --ipv6
+  xdplb-lab up --arp none`,
 		Args: noArguments,
 		PreRunE: func(*cobra.Command, []string) (err error) {
 			if o.ARP, err = lab.ParseARPMode(arp); err != nil {
@@ -44,10 +47,11 @@ or none, to see what happens then.`,
 		RunE: env.action(func([]string) error { return env.up(o) }),
 	}
 	flags := cmd.Flags()
-	flags.IntVar(&o.Backends, "backends", 2, "`number` of real servers")
-	flags.IntVar(&o.Directors, "directors", 1, "`number` of directors, 1 or 2")
-	flags.BoolVar(&o.IPv6, "ipv6", false, "IPv6 beside IPv4")
-	flags.StringVar(&arp, "arp", arp, "what keeps the VIP's ARP entry with the director: static, sysctl, filter or none")
+	flags.SortFlags = false
+	flags.IntVar(&o.Backends, "backends", 2, "`N` real servers")
+	flags.IntVar(&o.Directors, "directors", 1, "`N` directors, 1 or 2")
+	flags.BoolVar(&o.IPv6, "ipv6", false, "give every host IPv6 addresses beside the IPv4 ones")
+	flags.StringVar(&arp, "arp", arp, "keep the VIP's ARP entry with the director by `MODE`: static, sysctl, filter or none")
 	return cmd
 }
 

@@ -54,7 +54,7 @@ to placing packets by the lookup table alone, fifteen minutes after their backen
 	flags.BoolVar(&count, "count", false, "print only how many there are")
 	flags.BoolVar(&sweep, "sweep", false, "free what has expired")
 	jsonFlag(cmd, &asJSON)
-	cmd.MarkFlagsMutuallyExclusive("count", "sweep", "json")
+	exclusive(cmd, "count", "sweep", "json")
 	return cmd
 }
 

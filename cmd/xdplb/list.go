@@ -68,7 +68,7 @@ With --rate, the counters are read twice, one second apart.`,
 	flags.BoolVar(&stats, "stats", false, "print connections, packets and bytes since the beginning")
 	flags.BoolVar(&rate, "rate", false, "print connections, packets and bytes per second")
 	jsonFlag(cmd, &asJSON)
-	cmd.MarkFlagsMutuallyExclusive("stats", "rate")
+	exclusive(cmd, "stats", "rate")
 	return cmd
 }
 

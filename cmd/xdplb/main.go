@@ -22,6 +22,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"xdplb/internal/datapath"
+	"xdplb/internal/help"
 )
 
 const (
@@ -115,11 +116,7 @@ to a file, "xdplb restore" and "xdplb apply" read one.`,
 		realserverCommand(env))
 	group("other", "Other:",
 		versionCommand(env))
-	help := helpCommand()
-	help.GroupID = "other"
-	root.SetHelpCommand(help)
-	root.SetHelpFunc(printHelp)
-	root.SetCompletionCommandGroupID("other")
+	help.Install(root, "other", unknownCommand)
 	return root
 }
 
