@@ -16,7 +16,9 @@
 #ifndef XDPLB_FLOW_H
 #define XDPLB_FLOW_H
 
+#include "balance.h"
 #include "count.h"
+#include "load.h"
 #include "maps.h"
 #include "parse.h"
 #include "schedule.h"
@@ -176,7 +178,7 @@ static __always_inline struct flow_hash finish_hash(__u64 sum)
 
 	return (struct flow_hash){ .bucket = sum >> 32,
 				   .tag = second >> 32,
-				   .check = second >> 24 };
+				   .check = second >> 24 & CHECK_HASH };
 }
 
 static __always_inline struct flow_hash hash_flow4(const struct flow_key4 *key)
@@ -241,7 +243,7 @@ static __always_inline __u32 way_of(struct bucket *bucket, struct flow_hash hash
 			continue;
 		was->word = load_between(&bucket->entry[way]);
 		/* tag, entry, tag again: the entry is this tag's, or the tag has changed */
-		if (was->word && was->entry.check == hash.check && *tag == hash.tag)
+		if (was->word && (was->entry.check & CHECK_HASH) == hash.check && *tag == hash.tag)
 			return way;
 	}
 	return WAYS;
@@ -304,9 +306,11 @@ static __always_inline void touch_flow(struct flow *flow, __u32 state, __u32 now
 	/* a connection only moves on: SYN, established, FIN, closed */
 	if (state > next.entry.state)
 		next.entry.state = state;
-	if (next.word != flow->was.word && flow->way < WAYS)
-		__sync_val_compare_and_swap((__u64 *)&flow->bucket->entry[flow->way],
-					    flow->was.word, next.word);
+	if (next.word == flow->was.word || flow->way >= WAYS)
+		return;
+	if (__sync_val_compare_and_swap((__u64 *)&flow->bucket->entry[flow->way], flow->was.word,
+					next.word) == flow->was.word)
+		count_move(flow->was.entry, next.entry.state);
 }
 
 /*
@@ -469,17 +473,35 @@ static __always_inline void expect_flow(struct flow_hash hash)
 }
 
 /*
+ * Empties a way of a locked bucket. What is counted must be taken and not overwritten: a packet may
+ * be changing its state.
+ */
+static __always_inline void clear_way(struct entry *entry)
+{
+	union entry_word old = { .word = load_word(entry) };
+
+	if (!old.word)
+		return;
+	if (!is_counted(old.entry)) {
+		store_word(entry, 0);
+		return;
+	}
+	old.word = __sync_lock_test_and_set((__u64 *)entry, 0);
+	count_out(old.entry);
+}
+
+/*
  * Writes a flow into a way of a locked bucket. No packet takes the old flow's word for the new
- * flow's, or the reverse.
+ * flow's, or the reverse. It is counted before any packet can find it, and change its state.
  */
 static __always_inline void write_way(struct bucket *bucket, __u32 way, struct flow_hash hash,
 				      union entry_word fresh)
 {
 	if (way >= WAYS)
 		return;
-	if (load_word(&bucket->entry[way]))
-		store_word(&bucket->entry[way], 0);
+	clear_way(&bucket->entry[way]);
 	*(volatile __u32 *)&bucket->tag[way] = hash.tag;
+	count_in(fresh.entry);
 	store_word(&bucket->entry[way], fresh.word);
 }
 
@@ -521,7 +543,8 @@ static __always_inline target_t take_spilled(struct bucket *home, struct flow_ha
 		return 0;
 	if (is_alive(there.entry, now))
 		return there.entry.target;
-	__sync_val_compare_and_swap((__u64 *)&spill->entry[way], there.word, 0);
+	if (__sync_val_compare_and_swap((__u64 *)&spill->entry[way], there.word, 0) == there.word)
+		count_out(there.entry);
 	return 0;
 }
 
@@ -565,7 +588,7 @@ __attribute__((noinline)) __u64 add_flow(__u64 packed, __u64 word, __u32 now,
 					 const struct service *service, struct cursor *cursor)
 {
 	union entry_word there, fresh = { .word = word };
-	struct flow_hash hash = UNPACKED(packed, fresh.entry.check);
+	struct flow_hash hash = UNPACKED(packed, fresh.entry.check & CHECK_HASH);
 	union added_word result = { .added.cell = FOUND };
 	__u32 index = home_of(hash);
 	struct bucket *home = bpf_map_lookup_elem(&flows, &index);
@@ -593,7 +616,7 @@ __attribute__((noinline)) __u64 add_flow(__u64 packed, __u64 word, __u32 now,
 	if (cursor)
 		turn = take_turn(cursor, now);
 	if (cursor && service)
-		reason = aim(slot_of(service->table, turn % service->slots), &fresh.entry.target);
+		reason = choose(service, cursor, turn, hash.tag, now, &fresh.entry.target);
 	if (reason) {
 		result.word = not_added(reason);
 	} else {
@@ -610,16 +633,16 @@ unlock_home:
 
 /*
  * Records a new flow and counts it. Where another CPU has just recorded the same flow, its choice
- * holds and *target becomes that: all packets of a connection reach one backend. by_turn, cursor: as
- * for add_flow, may be NULL.
+ * holds and *target becomes that: all packets of a connection reach one backend. check: the hash's,
+ * and whether the flow counts for its backend's load. by_turn, cursor: as for add_flow, may be NULL.
  */
 static __always_inline enum reason record_flow(const struct packet *p, struct family family,
 					       const struct service *by_turn, struct cursor *cursor,
-					       struct flow_hash hash, __u32 state, __u32 now,
-					       target_t *target)
+					       struct flow_hash hash, __u8 check, __u32 state,
+					       __u32 now, target_t *target)
 {
 	union entry_word fresh = {
-		.entry = { .target = *target, .state = state, .check = hash.check, .seen = now }
+		.entry = { .target = *target, .state = state, .check = check, .seen = now }
 	};
 	union added_word result = { .word = add_flow((__u64)hash.bucket << 32 | hash.tag,
 						     fresh.word, now, by_turn, cursor) };

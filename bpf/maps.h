@@ -68,8 +68,8 @@ struct {
 /*
  * user builds, prog reads: a service's lookup table, keyed by table id (service.table). A table is
  * never changed once live, but that SLOT_UNSETTLED may be cleared; a service that changes gets
- * another id. An mh service may have two (see service.previous), and while a configuration replaces
- * another both are there: four ids for each service. Index 0 and every free one hold one and the
+ * another id. A service may have two (see service.previous and service.members), and while a
+ * configuration replaces another both are there: four ids for each service. Index 0 and every free one hold one and the
  * same empty table. CAPACITY
  */
 struct {
@@ -125,6 +125,17 @@ struct {
 	__type(key, __u32);
 	__type(value, struct counters);
 } backend_counters SEC(".maps");
+
+/*
+ * prog adds (atomically, all CPUs), user reads and corrects (mmap, word by word): keyed by backend id. CAPACITY
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct load);
+} loads SEC(".maps");
 
 /*
  * user only: what the removed backends of a service had counted, keyed by service id. A service's
@@ -235,6 +246,9 @@ const struct {
 	enum eviction eviction;
 	enum head head;
 	enum slot slot;
+	enum check check;
+	enum scheduler_flag scheduler_flag;
+	struct member member;
 } described SEC(".described");
 
 #endif

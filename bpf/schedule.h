@@ -2,7 +2,9 @@
 /*
  * The backend of a new flow: one slot of the service's lookup table, which user space has built
  * (internal/schedule). rr and wrr take the slots by turns, all CPUs from one counter, so that
- * shares are exact; sh and mh take the slot that the client hashes to.
+ * shares are exact; sh and mh take the slot that the client hashes to. fo and dh have one slot:
+ * which backend it is depends on nothing that a packet says. Those that look at how many flows the
+ * backends have are in balance.h.
  */
 #ifndef XDPLB_SCHEDULE_H
 #define XDPLB_SCHEDULE_H
@@ -25,35 +27,44 @@ static __always_inline __u64 mix(__u64 x)
 }
 
 /*
- * Hash of the client's address, as LVS's sh and mh take it (without the port). It has no secret:
- * every director must find the same backend for the same client.
+ * Hash of the client's address, as LVS's sh and mh take it, without the port unless a flag says so.
+ * It has no secret: every director must find the same backend for the same client.
  */
-static __always_inline __u32 hash_client(const struct packet *p, struct family family)
+static __always_inline __u32 hash_client(const struct packet *p, struct family family,
+					 const struct service *service)
 {
 	const __be32 *client = (const __be32 *)p->key6.client;
+	__u64 port = family.is_ip6 ? p->key6.client_port : p->key4.client_port;
 
+	port = service->flags & FLAG_HASH_PORT ? port << 32 : 0;
 	if (!family.is_ip6)
-		return mix(p->key4.client);
-	return mix(((__u64)client[0] << 32 | client[1]) ^ mix((__u64)client[2] << 32 | client[3]));
+		return mix(port | p->key4.client);
+	return mix(port ^ ((__u64)client[0] << 32 | client[1]) ^
+		   mix((__u64)client[2] << 32 | client[3]));
 }
 
+/* Whether flows are placed by a hash that any director finds again. */
 static __always_inline bool is_hashing(const struct service *service)
 {
-	return service->scheduler >= SCHEDULER_SH;
+	const __u32 hashing = 1 << SCHEDULER_SH | 1 << SCHEDULER_MH | 1 << SCHEDULER_DH;
+
+	return hashing >> (service->scheduler & 31) & 1;
+}
+
+/* Some slots of a lookup table, by their number; NULL: the table ends before. */
+static __always_inline const struct slots *slots_of(__u32 table_id, __u32 number)
+{
+	void *table = bpf_map_lookup_elem(&tables, &table_id);
+
+	return table ? bpf_map_lookup_elem(table, &number) : NULL;
 }
 
 /* The backend id in a slot of a lookup table, with SLOT_UNSETTLED; 0: no such slot. */
 static __always_inline __u32 slot_of(__u32 table_id, __u32 slot)
 {
-	const struct slots *slots;
-	__u32 pair = slot / 2;
-	void *table;
+	const struct slots *slots = slots_of(table_id, slot / SLOTS);
 
-	table = bpf_map_lookup_elem(&tables, &table_id);
-	if (!table)
-		return 0;
-	slots = bpf_map_lookup_elem(table, &pair);
-	return slots ? slots->backend[slot & 1] : 0;
+	return slots ? slots->backend[slot % SLOTS] : 0;
 }
 
 static __always_inline enum reason aim(__u32 id, target_t *target)
@@ -73,7 +84,7 @@ static __always_inline enum reason aim(__u32 id, target_t *target)
 static __always_inline __u32 client_slot(const struct packet *p, struct family family,
 					 const struct service *service)
 {
-	return (__u64)hash_client(p, family) * service->slots >> 32;
+	return (__u64)hash_client(p, family, service) * service->slots >> 32;
 }
 
 /*

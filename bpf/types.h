@@ -24,13 +24,27 @@ enum schema {
  */
 #define TICK_SHIFT 30
 
-/* How a service chooses the backend of a new flow, by LVS's names. */
+/* How a service chooses the backend of a new flow, by LVS's names; the numbers are lb.Scheduler's. */
 enum scheduler {
 	SCHEDULER_RR = 1,
 	SCHEDULER_WRR = 2,
-	/* these place a flow by a hash of its client, not by turn */
 	SCHEDULER_SH = 3,
 	SCHEDULER_MH = 4,
+	SCHEDULER_LC = 5,
+	SCHEDULER_WLC = 6,
+	SCHEDULER_LBLC = 7,
+	SCHEDULER_LBLCR = 8,
+	SCHEDULER_DH = 9,
+	SCHEDULER_SED = 10,
+	SCHEDULER_NQ = 11,
+	SCHEDULER_FO = 12,
+	SCHEDULER_OVF = 13,
+	SCHEDULER_TWOS = 14,
+};
+
+/* The flags of a service's scheduler that the program looks at; the numbers are lb.SchedulerFlags'. */
+enum scheduler_flag {
+	FLAG_HASH_PORT = 2, /* sh, mh: the client's port is part of what is hashed */
 };
 
 /* What a flow has come to, as far as the client's half of the traffic shows it. */
@@ -128,7 +142,15 @@ struct service {
 	__be16 port;
 	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP */
 	__u8 family;   /* 4 or 6 */
-	__u8 zero[20];
+	/*
+	 * Index of tables: who is chosen from by load, as pairs (struct member). 0: the scheduler does
+	 * not look at loads. Such a service's flows are counted, and its slots are for floods.
+	 */
+	__u32 members;
+	__u32 member_count; /* pairs in that table */
+	__u32 era; /* another one when the scheduler changes, so that nothing is kept from before */
+	__u8 flags; /* enum scheduler_flag, and what only user space knows */
+	__u8 zero[7];
 };
 
 /*
@@ -140,10 +162,21 @@ enum slot {
 	SLOT_UNSETTLED = 0x80000000,
 };
 
-/* Two slots of a service's lookup table; slot i is table[i / 2].backend[i % 2]. */
+/*
+ * Slots of a service's lookup table; slot i is table[i / SLOTS].backend[i % SLOTS]. Several in one
+ * value, since the kernel calls a function to find a value of an inner map.
+ */
+#define SLOTS 64
 struct slots {
-	__u32 backend[2];
+	__u32 backend[SLOTS];
 };
+
+/* Two slots of a table of members. Backend 0: the end. */
+struct member {
+	__u32 backend;
+	__u32 weight; /* as far as the scheduler looks at it: 1 for lc */
+};
+#define MEMBERS (SLOTS / 2)
 
 /* What only user space reads of a backend; key: backend id. */
 struct backend_columns {
@@ -222,9 +255,14 @@ typedef __u32 target_t;
 struct entry {
 	target_t target;
 	__u8 state; /* enum flow_state */
-	__u8 check; /* of the flow's hash, as a second tag */
+	__u8 check; /* enum check */
 	__u16 seen; /* lower 16 bits of the tick of the last packet */
 } __attribute__((aligned(8)));
+
+enum check {
+	CHECK_HASH = 0x7f,    /* of the flow's hash, as a second tag */
+	CHECK_COUNTED = 0x80, /* the flow is counted in its backend's load */
+};
 
 /*
  * Flows whose hash selects the same bucket: one cache line. The tag is written before its entry and
@@ -291,6 +329,18 @@ struct counters {
 	__u64 bytes;
 };
 
+/*
+ * How many flows a backend has, of those whose entries say that they are counted, as LVS counts
+ * them: active ones are established TCP connections.
+ */
+struct load {
+	__u64 flows;  /* one word: inactive in the lower half, active in the upper */
+	__u64 joined; /* lblc, lblcr: the number with which it joined the service's set; 0: never */
+};
+
+#define LOAD_INACTIVE 1ULL
+#define LOAD_ACTIVE (1ULL << 32)
+
 /* What all CPUs share of a service; a cache line of its own. */
 struct cursor {
 	__u64 next;  /* turns taken: position of rr and wrr, and new flows of every scheduler */
@@ -298,7 +348,13 @@ struct cursor {
 	__u32 tick;  /* that tick */
 	__u32 flood_until; /* tick; until then the service is in flood mode */
 	__u32 floods;	   /* times that it entered flood mode */
-	__u32 zero[9];
+	/* lblc, lblcr: the set of backends that the service's destination has */
+	__u32 era;     /* service.era, of which the set is */
+	__u64 joins;   /* how often a backend has joined */
+	__u64 oldest;  /* members of the set have joined with this number or a later one */
+	__u32 used;    /* tick of the last new flow */
+	__u32 changed; /* tick when somebody last joined or left */
+	__u32 zero[2];
 };
 
 /* Says what the pins are, and what the program was given before it was loaded. */
@@ -320,7 +376,9 @@ struct meta {
 ASSERT_SIZE(struct config, 64);
 ASSERT_SIZE(struct service_bucket, 64);
 ASSERT_SIZE(struct service, 64);
-ASSERT_SIZE(struct slots, 8);
+ASSERT_SIZE(struct slots, 4 * SLOTS);
+ASSERT_SIZE(struct member, 8);
+ASSERT_SIZE(struct load, 16);
 ASSERT_SIZE(struct backend_columns, 32);
 ASSERT_SIZE(struct next_hop, 8);
 ASSERT_SIZE(struct backend, 16);

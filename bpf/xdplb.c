@@ -6,7 +6,7 @@
  *   parse     whose flow is it?                          parse.h
  *   service   is it ours?                                below
  *   find      where do its packets go already?           flow.h
- *   schedule  a new flow: which backend?                 schedule.h
+ *   schedule  a new flow: which backend?                 schedule.h, balance.h
  *   forward   next hop's MAC, one hop less, and out      forward.h
  *   count     every packet under exactly one reason      count.h
  */
@@ -107,6 +107,7 @@ static __always_inline enum reason open_flow(const struct packet *p, struct fami
 	if (reason || !(opens || (state == FLOW_ESTABLISHED && is_moving(service, cursor, now))))
 		return reason;
 	return record_flow(p, family, by_turn, opens ? cursor : NULL, hash,
+			   service->members ? hash.check | CHECK_COUNTED : hash.check,
 			   first_state(state, opens), now, target);
 }
 

@@ -69,7 +69,12 @@ type drivenCursor struct {
 	Tick       uint32
 	FloodUntil uint32
 	Floods     uint32
-	Zero       [9]uint32
+	Era        uint32
+	Joins      uint64
+	Oldest     uint64
+	Used       uint32
+	Changed    uint32
+	Zero       [2]uint32
 }
 
 type drivenEgress struct {
@@ -126,6 +131,12 @@ type drivenKnobs struct {
 	_              [4]byte
 }
 
+type drivenLoad struct {
+	_      structs.HostLayout
+	Flows  uint64
+	Joined uint64
+}
+
 type drivenMeta struct {
 	_                     structs.HostLayout
 	Schema                uint32
@@ -151,18 +162,22 @@ type drivenOrigins struct {
 }
 
 type drivenService struct {
-	_         structs.HostLayout
-	Id        uint32
-	Table     uint32
-	Slots     uint32
-	Scheduler uint32
-	Previous  uint32
-	Settles   uint32
-	Address   [16]uint8
-	Port      uint16
-	Protocol  uint8
-	Family    uint8
-	Zero      [20]uint8
+	_           structs.HostLayout
+	Id          uint32
+	Table       uint32
+	Slots       uint32
+	Scheduler   uint32
+	Previous    uint32
+	Settles     uint32
+	Address     [16]uint8
+	Port        uint16
+	Protocol    uint8
+	Family      uint8
+	Members     uint32
+	MemberCount uint32
+	Era         uint32
+	Flags       uint8
+	Zero        [7]uint8
 }
 
 type drivenServiceBucket struct {
@@ -170,6 +185,37 @@ type drivenServiceBucket struct {
 	Key     [5]uint64
 	Service [5]uint32
 	Zero    uint32
+}
+
+type drivenSetScan struct {
+	_    structs.HostLayout
+	Best struct {
+		_        structs.HostLayout
+		Backend  uint32
+		Weight   uint32
+		Overhead uint64
+		Active   uint64
+		Joined   uint64
+	}
+	Least struct {
+		_        structs.HostLayout
+		Backend  uint32
+		Weight   uint32
+		Overhead uint64
+		Active   uint64
+		Joined   uint64
+	}
+	Most struct {
+		_        structs.HostLayout
+		Backend  uint32
+		Weight   uint32
+		Overhead uint64
+		Active   uint64
+		Joined   uint64
+	}
+	Oldest uint64
+	Size   uint32
+	Spare  uint32
 }
 
 // Names of all BPF objects in the ELF.
@@ -188,11 +234,13 @@ const (
 	drivenMapFlows                 = "flows"
 	drivenMapFragments             = "fragments"
 	drivenMapInterfaces            = "interfaces"
+	drivenMapLoads                 = "loads"
 	drivenMapMeta                  = "meta"
 	drivenMapReasons               = "reasons"
 	drivenMapRetiredCounters       = "retired_counters"
 	drivenMapServiceBuckets        = "service_buckets"
 	drivenMapServices              = "services"
+	drivenMapSetScans              = "set_scans"
 	drivenMapTableIds              = "table_ids"
 	drivenMapTables                = "tables"
 	drivenProgDrivenXdplb          = "driven_xdplb"
@@ -269,11 +317,13 @@ type drivenMapSpecs struct {
 	Flows           *ebpf.MapSpec `ebpf:"flows"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	Loads           *ebpf.MapSpec `ebpf:"loads"`
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	RetiredCounters *ebpf.MapSpec `ebpf:"retired_counters"`
 	ServiceBuckets  *ebpf.MapSpec `ebpf:"service_buckets"`
 	Services        *ebpf.MapSpec `ebpf:"services"`
+	SetScans        *ebpf.MapSpec `ebpf:"set_scans"`
 	TableIds        *ebpf.MapSpec `ebpf:"table_ids"`
 	Tables          *ebpf.MapSpec `ebpf:"tables"`
 }
@@ -324,11 +374,13 @@ type drivenMaps struct {
 	Flows           *ebpf.Map `ebpf:"flows"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	Loads           *ebpf.Map `ebpf:"loads"`
 	Meta            *ebpf.Map `ebpf:"meta"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	RetiredCounters *ebpf.Map `ebpf:"retired_counters"`
 	ServiceBuckets  *ebpf.Map `ebpf:"service_buckets"`
 	Services        *ebpf.Map `ebpf:"services"`
+	SetScans        *ebpf.Map `ebpf:"set_scans"`
 	TableIds        *ebpf.Map `ebpf:"table_ids"`
 	Tables          *ebpf.Map `ebpf:"tables"`
 }
@@ -347,11 +399,13 @@ func (m *drivenMaps) Close() error {
 		m.Flows,
 		m.Fragments,
 		m.Interfaces,
+		m.Loads,
 		m.Meta,
 		m.Reasons,
 		m.RetiredCounters,
 		m.ServiceBuckets,
 		m.Services,
+		m.SetScans,
 		m.TableIds,
 		m.Tables,
 	)

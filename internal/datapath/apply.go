@@ -82,6 +82,7 @@ func (l *layout) fillWords(d *Datapath) error {
 		return fmt.Errorf("zeroing the cursors of new services: %w", err)
 	}
 	for _, b := range l.newBackends {
+		d.loads.put(b.id, xdplbLoad{})
 		value := d.backends.get(b.id)
 		value.NextHop, value.InUse = b.word, 1
 		d.backends.put(b.id, value)
@@ -215,7 +216,11 @@ func (d *Datapath) apply(l *layout, after func(step string) error) error {
 	if err := run(l.steps(d), after); err != nil {
 		return err
 	}
-	return d.cleanUp(l.next, after)
+	if err := d.cleanUp(l.next, after); err != nil || !l.counts {
+		return err
+	}
+	// Only now: until the old side was left, packets recorded flows that they did not count.
+	return d.countUncounted(l.next)
 }
 
 // backendIDs says which ids below a number are a configuration's.

@@ -91,7 +91,7 @@ func (l *leftover) findBackends() {
 func (l *leftover) findTables() {
 	used := make([]bool, l.d.maps.Tables.MaxEntries())
 	for _, s := range l.live.list {
-		used[s.Table], used[s.Previous] = true, true
+		used[s.Table], used[s.Previous], used[s.Members] = true, true, true
 	}
 	for id := range l.d.presentTables() {
 		if !used[id] {

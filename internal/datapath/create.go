@@ -129,6 +129,7 @@ func size(spec *ebpf.CollectionSpec, meta *xdplbMeta) error {
 		specs.RetiredCounters: ids(capacity.Services),
 		specs.Backends:        capacity.backendIDs(),
 		specs.BackendCounters: capacity.backendIDs(),
+		specs.Loads:           capacity.backendIDs(),
 	} {
 		m.MaxEntries = entries
 	}

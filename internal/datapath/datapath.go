@@ -32,6 +32,7 @@ type Datapath struct {
 	config         *words
 	backends       pairs[xdplbBackend]
 	egresses       pairs[xdplbEgress]
+	loads          pairs[xdplbLoad]
 	serviceBuckets array[xdplbServiceBucket]
 	services       array[xdplbService]
 	info           array[xdplbBackendColumns]
@@ -114,6 +115,9 @@ func (d *Datapath) mapMemory() (err error) {
 	if d.egresses, err = mapPairs[xdplbEgress](d.maps.Egresses); err != nil {
 		return err
 	}
+	if d.loads, err = mapPairs[xdplbLoad](d.maps.Loads); err != nil {
+		return err
+	}
 	if d.serviceBuckets, err = mapArray[xdplbServiceBucket](d.maps.ServiceBuckets); err != nil {
 		return err
 	}
@@ -154,8 +158,8 @@ func (d *Datapath) checkSchema() error {
 func (d *Datapath) Close() error {
 	var errs []error
 	for _, memory := range []*words{
-		d.config, d.backends.words, d.egresses.words, d.serviceBuckets.words, d.services.words, d.info.words,
-		d.tableIDs,
+		d.config, d.backends.words, d.egresses.words, d.loads.words, d.serviceBuckets.words, d.services.words,
+		d.info.words, d.tableIDs,
 	} {
 		errs = append(errs, memory.close())
 	}

@@ -259,11 +259,11 @@ func checkTables(t testing.TB) {
 			t.Fatalf("%s: table %d: %v", key, s.Table, err)
 		}
 		for slot := range s.Slots {
-			var pair xdplbSlots
-			if err := inner.Lookup(slot/2, &pair); err != nil {
+			var several xdplbSlots
+			if err := inner.Lookup(slot/uint32(slotsEach), &several); err != nil {
 				t.Fatal(err)
 			}
-			got[pair.Backend[slot%2]&^unsettled] = true
+			got[several.Backend[slot%uint32(slotsEach)]&^unsettled] = true
 		}
 		inner.Close()
 		if diff := cmp.Diff(want, got); diff != "" {

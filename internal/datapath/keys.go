@@ -54,14 +54,18 @@ func mix(x uint64) uint64 {
 }
 
 // hashClient is hash_client of schedule.h.
-func hashClient(client netip.Addr) uint32 {
-	if client.Is4() {
-		address := client.As4()
-		return uint32(mix(uint64(binary.NativeEndian.Uint32(address[:]))))
+func (s *xdplbService) hashClient(client netip.AddrPort) uint32 {
+	port := uint64(0)
+	if xdplbSchedulerFlag(s.Flags)&xdplbSchedulerFlagFLAG_HASH_PORT != 0 {
+		port = uint64(toPort(client.Port())) << 32
 	}
-	address := client.As16()
+	if client.Addr().Is4() {
+		address := client.Addr().As4()
+		return uint32(mix(port | uint64(binary.NativeEndian.Uint32(address[:]))))
+	}
+	address := client.Addr().As16()
 	word := func(i int) uint64 { return uint64(binary.NativeEndian.Uint32(address[4*i:])) }
-	return uint32(mix((word(0)<<32 | word(1)) ^ mix(word(2)<<32|word(3))))
+	return uint32(mix(port ^ (word(0)<<32 | word(1)) ^ mix(word(2)<<32|word(3))))
 }
 
 func toPort(port uint16) uint16 {

@@ -18,6 +18,7 @@ type layout struct {
 	tables      []*table
 	newServices []uint32
 	newBackends []*backend
+	counts      bool                   // flows of a service must be counted that were not
 	egresses    map[uint16]xdplbEgress // to be written
 	gained      []*backend             // next hops of existing backends that change, to a known address
 	lost        []*backend             // and to none
@@ -115,7 +116,7 @@ func (p *planner) findIDs() {
 	tables := make([]bool, p.d.maps.Tables.MaxEntries())
 	services[0], tables[noTable] = true, true
 	for _, s := range p.live.list {
-		services[s.Id], tables[s.Table], tables[s.Previous] = true, true, true
+		services[s.Id], tables[s.Table], tables[s.Previous], tables[s.Members] = true, true, true, true
 	}
 	p.serviceIDs = ascending(services)
 	p.tableIDs = ascending(tables)
@@ -193,7 +194,13 @@ func (p *planner) addService(wanted *lb.Service) (err error) {
 	}
 	now := &service{backends: make([]*backend, 0, len(wanted.Backends))}
 	now.setKey(wanted.ServiceKey)
-	now.Scheduler = uint32(wanted.Scheduler)
+	now.Scheduler, now.Flags, now.Era = uint32(wanted.Scheduler), uint8(wanted.Flags), uint32(p.live.epoch+1)
+	if was != nil && was.Scheduler == now.Scheduler {
+		now.Era = was.Era
+	}
+	if was != nil && looksAtLoads(wanted.Scheduler) && !looksAtLoads(lb.Scheduler(was.Scheduler)) {
+		p.layout.counts = true
+	}
 	p.layout.next.add(wanted.ServiceKey, now)
 	if was != nil {
 		now.Id = was.Id
@@ -224,8 +231,10 @@ func (p *planner) addService(wanted *lb.Service) (err error) {
 // addTable keeps the table of a service for whose new flows nothing changes, and plans a new one for any other.
 func (p *planner) addTable(was, now *service) error {
 	list := candidates(now)
-	if was != nil && was.Scheduler == now.Scheduler && slices.Equal(list, candidates(was)) && !forgets(was, now) {
+	same := was != nil && was.Scheduler == now.Scheduler && was.Flags == now.Flags
+	if same && slices.Equal(list, candidates(was)) && !forgets(was, now) {
 		now.Table, now.Slots, now.Previous, now.Settles = was.Table, was.Slots, was.Previous, was.Settles
+		now.Members, now.MemberCount = was.Members, was.MemberCount
 		return nil
 	}
 	if now.Scheduler == uint32(lb.MH) && was != nil {
@@ -234,14 +243,29 @@ func (p *planner) addTable(was, now *service) error {
 	if len(list) == 0 {
 		return nil
 	}
-	shape, err := p.shapes.shape(lb.Scheduler(now.Scheduler), list)
-	if err != nil {
+	shape, err := p.shapes.shape(now, list)
+	if err != nil || len(shape) == 0 {
 		return err
 	}
 	now.Slots = uint32(len(shape))
 	now.Table, err = p.newTable(len(shape), func(slots []uint32) error {
 		for i, index := range shape {
 			slots[i] = list[index].id
+		}
+		return nil
+	})
+	if err != nil || !looksAtLoads(lb.Scheduler(now.Scheduler)) {
+		return err
+	}
+	return p.addMembers(now, list, members(lb.Scheduler(now.Scheduler), list, shape))
+}
+
+// addMembers plans the table of those who are chosen from by load (struct member).
+func (p *planner) addMembers(now *service, list []candidate, members []int) (err error) {
+	now.MemberCount = uint32(len(members))
+	now.Members, err = p.newTable(2*len(members), func(slots []uint32) error {
+		for i, index := range members {
+			slots[2*i], slots[2*i+1] = list[index].id, list[index].weight
 		}
 		return nil
 	})

@@ -31,7 +31,7 @@ func (d *rig) hashOf(client, vip netip.AddrPort, protocol uint8) flowHash {
 		sum += uint64(word) * d.keys[2+i]
 	}
 	second := (sum ^ sum>>32) * d.keys[1]
-	return flowHash{bucket: uint32(sum >> 32), tag: uint32(second >> 32), check: uint8(second >> 24)}
+	return flowHash{bucket: uint32(sum >> 32), tag: uint32(second >> 32), check: uint8(second>>24) &^ counted}
 }
 
 // wordsOf are the words of an address as it lies in a packet.
@@ -101,7 +101,7 @@ func (d *rig) find(hash flowHash) *xdplbEntry {
 	for _, index := range []uint32{d.homeOf(hash), d.spillOf(hash)} {
 		bucket := d.bucket(index)
 		for way, entry := range bucket.Entry {
-			if bucket.Tag[way] == hash.tag && entry.Check == hash.check && wordOf(entry) != 0 {
+			if bucket.Tag[way] == hash.tag && entry.Check&^counted == hash.check && wordOf(entry) != 0 {
 				return &entry
 			}
 		}

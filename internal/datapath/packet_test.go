@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"xdplb/internal/lb"
 	"xdplb/internal/testenv"
 )
 
@@ -171,7 +172,7 @@ func newRig(tb testing.TB, change ...func(*ebpf.CollectionSpec)) *rig {
 		tb.Fatal(err)
 	}
 	for name, size := range map[string]uint32{
-		"backends": backendRoom, "backend_counters": backendRoom, "egresses": egressRoom,
+		"backends": backendRoom, "backend_counters": backendRoom, "loads": backendRoom, "egresses": egressRoom,
 		"cursors": serviceRoom + 1, "retired_counters": serviceRoom, "tables": tableRoom,
 		"services": 2 * serviceRoom, "service_buckets": 2 * serviceBuckets, "backend_info": 2 * backendRoom,
 	} {
@@ -285,6 +286,9 @@ type virtual struct {
 	scheduler xdplbScheduler
 	slots     []uint32 // may have the bit SLOT_UNSETTLED
 	previous  []uint32 // mh: what the unsettled slots had before, as long as slots
+	members   []uint32 // who is chosen from by load: backend, weight, backend, weight, ...
+	flags     lb.SchedulerFlags
+	era       uint32
 }
 
 func tcpService(at string, scheduler xdplbScheduler, slots ...uint32) virtual {
@@ -319,12 +323,13 @@ func (d *rig) prepare(services ...virtual) {
 		d.tb.Fatalf("%d services, there is room for %d", len(services), serviceRoom)
 	}
 	side := uint32(d.config.load(0)+1) & 1
-	tables, previous := d.addTables(services)
+	tables, previous, members := d.addTables(services)
 	keys := map[uint64]uint32{}
 	for i, s := range services {
 		value := xdplbService{
 			Id: s.id, Table: tables[i], Slots: uint32(len(s.slots)), Scheduler: uint32(s.scheduler),
-			Previous: previous[i], Port: htons(s.at.Port()), Protocol: s.protocol, Family: 6,
+			Previous: previous[i], Members: members[i], MemberCount: uint32(len(s.members) / 2), Era: s.era,
+			Flags: uint8(s.flags), Port: htons(s.at.Port()), Protocol: s.protocol, Family: 6,
 		}
 		if value.Id == 0 {
 			value.Id = uint32(i) + 1
@@ -393,16 +398,16 @@ func (d *rig) flip() {
 	d.config.store(0, d.config.load(0)+1)
 }
 
-// addTables builds the services' lookup tables and returns the ids of the live and of the previous ones, in the
-// services' order; 0 is none.
-func (d *rig) addTables(services []virtual) (live, previous []uint32) {
+// addTables builds the services' lookup tables and returns the ids of the live ones, of the previous ones, and of those of
+// the members, in the services' order; 0 is none.
+func (d *rig) addTables(services []virtual) (live, previous, members []uint32) {
 	d.tb.Helper()
 	var ids, maps []uint32
 	add := func(slots []uint32) uint32 {
 		if len(slots) == 0 {
 			return 0
 		}
-		table := d.newInner("tables", (len(slots)+1)/2)
+		table := d.newInner("tables", (len(slots)+slotsEach-1)/slotsEach)
 		memory := mapMemory(d.tb, table)
 		for slot, backend := range slots {
 			binary.NativeEndian.PutUint32(memory[4*slot:], backend)
@@ -414,14 +419,15 @@ func (d *rig) addTables(services []virtual) (live, previous []uint32) {
 	}
 	for _, s := range services {
 		live, previous = append(live, add(s.slots)), append(previous, add(s.previous))
+		members = append(members, add(s.members))
 	}
 	if len(ids) == 0 {
-		return live, previous
+		return live, previous, members
 	}
 	if _, err := d.maps["tables"].BatchUpdate(ids, maps, nil); err != nil {
 		d.tb.Fatalf("put lookup tables: %v", err)
 	}
-	return live, previous
+	return live, previous, members
 }
 
 func (d *rig) newInner(name string, entries int) *ebpf.Map {

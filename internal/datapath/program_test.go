@@ -113,7 +113,7 @@ func TestProgramFindsWhatChangeWrote(t *testing.T) {
 			tables[c.Service.Addr] = readHashed(t, c.Service)
 		}
 		h := tables[c.Service.Addr]
-		slot := uint64(hashClient(c.Client.Addr())) * schedule.MaglevSlots >> 32
+		slot := uint64((&xdplbService{}).hashClient(c.Client)) * schedule.MaglevSlots >> 32
 		if h.slots[slot] != h.ids[c.Backend] {
 			t.Errorf("connection %+v: slot %d is of backend id %d", c, slot, h.slots[slot])
 		}

@@ -41,7 +41,7 @@ func (s *service) find(addr netip.Addr) *backend {
 
 // is says whether the service is as wanted, to the last backend, and so are the tables.
 func (s *service) is(wanted *lb.Service) bool {
-	if s.Scheduler != uint32(wanted.Scheduler) || len(s.backends) != len(wanted.Backends) {
+	if s.Scheduler != uint32(wanted.Scheduler) || s.Flags != uint8(wanted.Flags) || len(s.backends) != len(wanted.Backends) {
 		return false
 	}
 	for i, b := range s.backends {
@@ -90,7 +90,9 @@ func (c *configuration) state() (lb.State, error) {
 	}
 	all := make([]lb.Backend, 0, total)
 	for _, s := range c.list {
-		service := lb.Service{ServiceKey: s.key(), Scheduler: lb.Scheduler(s.Scheduler)}
+		service := lb.Service{
+			ServiceKey: s.key(), Scheduler: lb.Scheduler(s.Scheduler), Flags: lb.SchedulerFlags(s.Flags),
+		}
 		start := len(all)
 		for _, b := range s.backends {
 			all = append(all, b.Backend)

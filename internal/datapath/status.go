@@ -133,6 +133,7 @@ func (d *Datapath) byName() map[string]*ebpf.Map {
 		xdplbMapFlows:           d.maps.Flows,
 		xdplbMapFragments:       d.maps.Fragments,
 		xdplbMapInterfaces:      d.maps.Interfaces,
+		xdplbMapLoads:           d.maps.Loads,
 		xdplbMapMeta:            d.maps.Meta,
 		xdplbMapReasons:         d.maps.Reasons,
 		xdplbMapRetiredCounters: d.maps.RetiredCounters,
@@ -156,7 +157,7 @@ func (d *Datapath) mapStatus(name string, m *ebpf.Map, live *configuration) (Map
 		var rows map[int][6]byte
 		rows, err = d.rows()
 		status.Used = uint32(len(rows))
-	case xdplbMapBackends, xdplbMapBackendCounters:
+	case xdplbMapBackends, xdplbMapBackendCounters, xdplbMapLoads:
 		status.Used = uint32(live.backends())
 	case xdplbMapBackendInfo: // one side of it, as of the other maps with two sides
 		status.Used, status.Max = uint32(live.backends()), status.Max/sides

@@ -92,21 +92,21 @@ func (p *planner) succeed(was, now *service, list []candidate) error {
 			kept[b.id] = true
 		}
 	}
-	hadSlots := was.Scheduler == uint32(lb.MH) && was.Slots > 0
+	hadSlots := was.hasSlotsOf(now)
 	if len(list) == 0 && (len(kept) == 0 || !hadSlots) {
 		return nil // no slots: packets look for their flows
 	}
 	var shape []int
 	if len(list) > 0 {
 		var err error
-		if shape, err = p.shapes.shape(lb.MH, list); err != nil {
+		if shape, err = p.shapes.shape(now, list); err != nil {
 			return err
 		}
 	}
 	// The slots are worked out once for their sum, and again when each table is written: a quarter of a megabyte for each
 	// table of each service would be much to keep.
 	inherit := func(visit func(h *heritage, i int, slot, previous uint32)) error {
-		return p.d.withHeritage(was, kept, p.now, func(h *heritage) {
+		return p.d.withHeritage(was, now, kept, p.now, func(h *heritage) {
 			for i := range schedule.MaglevSlots {
 				owner := uint32(0)
 				if shape != nil {
@@ -158,20 +158,26 @@ func (p *planner) addSuccession(was, now *service, sum succession, inherit func(
 	return err
 }
 
+// hasSlotsOf says whether the slots that a service had tell something of those that it gets: they are of the same clients.
+func (s *service) hasSlotsOf(now *service) bool {
+	const port = uint8(lb.MHPort)
+	return s.Scheduler == uint32(lb.MH) && s.Slots > 0 && s.Flags&port == now.Flags&port
+}
+
 // withHeritage reads what a service's slots were, if it was an mh service with slots.
-func (d *Datapath) withHeritage(was *service, kept map[uint32]bool, now uint32, do func(*heritage)) error {
+func (d *Datapath) withHeritage(was, now *service, kept map[uint32]bool, tick uint32, do func(*heritage)) error {
 	h := &heritage{kept: kept}
 	switch {
 	case len(kept) == 0: // no flow is left
 		h.slots = make([]uint32, schedule.MaglevSlots)
-	case was.Scheduler == uint32(lb.MH) && was.Slots > 0:
+	case was.hasSlotsOf(now):
 		slots, err := d.openTable(was.Table, was.Slots)
 		if err != nil {
 			return err
 		}
 		defer slots.close()
 		h.slots = slots.slots
-		if was.Previous == noTable || !was.isSettling(now) {
+		if was.Previous == noTable || !was.isSettling(tick) {
 			break
 		}
 		previous, err := d.openTable(was.Previous, was.Slots)

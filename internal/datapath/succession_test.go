@@ -277,7 +277,7 @@ func TestSweepSettlesSlots(t *testing.T) {
 	var slot uint32
 	for n := 0; ; n++ {
 		client = address(false, 7, n)
-		slot = uint32(uint64(hashClient(client)) * schedule.MaglevSlots >> 32)
+		slot = uint32(uint64((&xdplbService{}).hashClient(netip.AddrPortFrom(client, 0))) * schedule.MaglevSlots >> 32)
 		if h.slots[slot]&unsettled != 0 {
 			break
 		}

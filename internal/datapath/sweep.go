@@ -14,8 +14,9 @@ import (
 // sweepStep is how many buckets are swept between two looks at the context.
 const sweepStep = 4096
 
-// Sweep frees the entries of flows that have been idle for longer than their timeout or whose backend was removed, and
-// settles the slots of mh services that no flow strays from. Packets are not held up, and need no sweep to go the right
+// Sweep frees the entries of flows that have been idle for longer than their timeout or whose backend was removed, counts
+// the flows of each backend anew for the schedulers that look at them, and settles the slots of mh services that no flow
+// strays from. Packets are not held up, and need no sweep to go the right
 // way: new flows take expired entries too. It returns how many entries were freed. The context's error ends it early.
 func (d *Datapath) Sweep(ctx context.Context) (freed int, err error) {
 	table, err := d.openFlows()
@@ -23,15 +24,22 @@ func (d *Datapath) Sweep(ctx context.Context) (freed int, err error) {
 		return 0, fmt.Errorf("sweeping the flow table: %w", err)
 	}
 	defer table.close()
+	live, err := d.readLive()
+	if err != nil {
+		return 0, fmt.Errorf("sweeping the flow table: %w", err)
+	}
+	loads := d.newLoadKeeper(live)
+	loads.begin()
 	for from := 0; from < len(table.buckets.values); from += sweepStep {
 		if err := ctx.Err(); err != nil {
 			return freed, err
 		}
 		for i := from; i < min(from+sweepStep, len(table.buckets.values)); i++ {
-			freed += table.sweepBucket(&table.buckets.values[i])
+			freed += table.sweepBucket(&table.buckets.values[i], loads)
 		}
 	}
-	if err := d.settleSlots(table); err != nil {
+	loads.correct()
+	if err := d.settleSlots(live, table); err != nil {
 		return freed, fmt.Errorf("settling the slots of mh services: %w", err)
 	}
 	return freed, nil
@@ -39,14 +47,18 @@ func (d *Datapath) Sweep(ctx context.Context) (freed int, err error) {
 
 // sweepBucket frees an entry only if it still is what was looked at: a packet may have come meanwhile. The note that flows
 // have spilled goes when it is so old that none of them can be live.
-func (t *flowTable) sweepBucket(bucket *xdplbBucket) (freed int) {
+func (t *flowTable) sweepBucket(bucket *xdplbBucket, loads *loadKeeper) (freed int) {
 	for way := range bucket.Entry {
 		entry := bucket.load(way)
-		if entry == (xdplbEntry{}) || t.isLive(entry) {
-			continue
-		}
-		if atomic.CompareAndSwapUint64(bucket.entryAt(way), entry.word(), 0) {
+		switch {
+		case entry == (xdplbEntry{}):
+		case t.isLive(entry):
+			loads.keep(t, bucket, way)
+		case atomic.CompareAndSwapUint64(bucket.entryAt(way), entry.word(), 0):
+			loads.free(t, entry)
 			freed++
+		default:
+			loads.keep(t, bucket, way)
 		}
 	}
 	head := atomic.LoadUint32(&bucket.Head)
@@ -58,11 +70,7 @@ func (t *flowTable) sweepBucket(bucket *xdplbBucket) (freed int) {
 }
 
 // settleSlots settles the slots of those mh services whose last change is long enough ago.
-func (d *Datapath) settleSlots(table *flowTable) error {
-	live, err := d.readLive()
-	if err != nil {
-		return err
-	}
+func (d *Datapath) settleSlots(live *configuration, table *flowTable) error {
 	due := make(map[*service]*unsettledTable)
 	defer func() {
 		for _, u := range due {
@@ -77,7 +85,7 @@ func (d *Datapath) settleSlots(table *flowTable) error {
 		if err != nil {
 			return err
 		}
-		due[s] = &unsettledTable{mapped, make(map[uint32]bool)}
+		due[s] = &unsettledTable{s, mapped, make(map[uint32]bool)}
 	}
 	if len(due) == 0 {
 		return nil
@@ -98,6 +106,7 @@ func (d *Datapath) settleSlots(table *flowTable) error {
 
 // unsettledTable is a lookup table, some of whose slots are unsettled.
 type unsettledTable struct {
+	service *service
 	mappedSlots
 	astray map[uint32]bool // slots of which a live flow is with another backend than the slot's
 }
@@ -109,14 +118,14 @@ func (d *Datapath) findStrays(live *configuration, table *flowTable, due map[*se
 		owner := owners[entry.backend()]
 		if unsettled := due[owner.service]; unsettled != nil {
 			client, _ := table.origin(bucket, way, owner.service.Family)
-			unsettled.see(client.Addr(), entry.backend())
+			unsettled.see(client, entry.backend())
 		}
 		return true
 	})
 }
 
-func (u *unsettledTable) see(client netip.Addr, backend uint32) {
-	slot := uint32(uint64(hashClient(client)) * uint64(len(u.slots)) >> 32)
+func (u *unsettledTable) see(client netip.AddrPort, backend uint32) {
+	slot := uint32(uint64(u.service.hashClient(client)) * uint64(len(u.slots)) >> 32)
 	if atomic.LoadUint32(&u.slots[slot])&^unsettled != backend {
 		u.astray[slot] = true
 	}

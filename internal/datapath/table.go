@@ -26,11 +26,13 @@ type candidate struct {
 func candidates(s *service) []candidate {
 	list := make([]candidate, 0, len(s.backends))
 	for _, b := range s.backends {
-		if !b.listed {
-			continue
-		}
 		c := candidate{b.id, b.Addr, b.Weight}
-		if s.Scheduler == uint32(lb.RR) {
+		switch scheduler := lb.Scheduler(s.Scheduler); {
+		case !b.listed && s.leavesGaps():
+			c.weight = 0
+		case !b.listed:
+			continue
+		case scheduler == lb.RR || scheduler == lb.LC:
 			c.weight = 1
 		}
 		list = append(list, c)
@@ -38,12 +40,32 @@ func candidates(s *service) []candidate {
 	return list
 }
 
+// leavesGaps says whether backends that take no flows have slots all the same, as they have in LVS. dh refuses those who
+// hash to one, sh with its flag takes another for them.
+func (s *service) leavesGaps() bool {
+	scheduler := lb.Scheduler(s.Scheduler)
+	return scheduler == lb.DH || scheduler == lb.SH && lb.SchedulerFlags(s.Flags)&lb.SHFallback != 0
+}
+
+// looksAtLoads says whether a scheduler chooses by the number of flows that each backend has.
+func looksAtLoads(scheduler lb.Scheduler) bool {
+	switch scheduler {
+	case lb.LC, lb.WLC, lb.LBLC, lb.LBLCR, lb.SED, lb.NQ, lb.OVF, lb.TWOS:
+		return true
+	}
+	return false
+}
+
 // shapes remembers lookup tables as indexes into the candidates: services on the same real servers (ports 80 and 443)
 // differ in the ids alone, and Maglev tables take milliseconds.
 type shapes map[string][]int
 
-func (s shapes) shape(scheduler lb.Scheduler, list []candidate) ([]int, error) {
-	key := []byte{byte(scheduler)}
+func (s shapes) shape(of *service, list []candidate) ([]int, error) {
+	scheduler := lb.Scheduler(of.Scheduler)
+	key := []byte{byte(scheduler), of.Flags}
+	if scheduler == lb.DH {
+		key = append(key, of.Address[:]...)
+	}
 	addrs, weights := make([]netip.Addr, len(list)), make([]uint32, len(list))
 	for i, c := range list {
 		addrs[i], weights[i] = c.addr, c.weight
@@ -56,25 +78,52 @@ func (s shapes) shape(scheduler lb.Scheduler, list []candidate) ([]int, error) {
 	if shape, ok := s[string(key)]; ok {
 		return shape, nil
 	}
-	shape, err := newShape(scheduler, addrs, weights)
+	shape, err := newShape(of, addrs, weights)
 	if err == nil {
 		s[string(key)] = shape
 	}
 	return shape, err
 }
 
-func newShape(scheduler lb.Scheduler, addrs []netip.Addr, weights []uint32) ([]int, error) {
-	switch scheduler {
-	case lb.RR:
+// newShape makes the slots of a service. Those that look at loads use them in flood mode alone.
+func newShape(of *service, addrs []netip.Addr, weights []uint32) ([]int, error) {
+	switch scheduler := lb.Scheduler(of.Scheduler); {
+	case scheduler == lb.RR || scheduler == lb.LC:
 		return schedule.RoundRobin(weights), nil
-	case lb.WRR:
+	case scheduler == lb.WRR || looksAtLoads(scheduler):
 		return schedule.Weighted(weights)
-	case lb.SH:
+	case scheduler == lb.SH && of.leavesGaps():
+		return schedule.SourceHashFallback(weights)
+	case scheduler == lb.SH:
 		return schedule.SourceHash(weights)
-	case lb.MH:
+	case scheduler == lb.MH:
 		return schedule.Maglev(addrs, weights)
+	case scheduler == lb.FO:
+		return schedule.Failover(weights), nil
+	case scheduler == lb.DH:
+		return schedule.DestinationHash(of.key().Addr.Addr(), weights), nil
+	default:
+		return nil, fmt.Errorf("scheduler %s has no lookup table", scheduler)
 	}
-	return nil, fmt.Errorf("scheduler %s has no lookup table", scheduler)
+}
+
+// members lists who is chosen from by load, as indexes into the candidates, in the order in which they are looked at.
+func members(scheduler lb.Scheduler, list []candidate, shape []int) []int {
+	switch scheduler {
+	case lb.TWOS:
+		return shape // two of these are drawn
+	case lb.OVF:
+		weights := make([]uint32, len(list))
+		for i, c := range list {
+			weights[i] = c.weight
+		}
+		return schedule.Overflow(weights)
+	}
+	all := make([]int, len(list))
+	for i := range all {
+		all[i] = i
+	}
+	return all
 }
 
 // table is a lookup table to be built.
@@ -86,7 +135,7 @@ type table struct {
 
 // build creates the table's inner map and writes it.
 func (t *table) build(tables *ebpf.MapSpec) (*ebpf.Map, error) {
-	inner, err := newInner(tables, (t.slots+1)/2)
+	inner, err := newInner(tables, (t.slots+slotsEach-1)/slotsEach)
 	if err != nil {
 		return nil, err
 	}
@@ -102,15 +151,18 @@ func (t *table) build(tables *ebpf.MapSpec) (*ebpf.Map, error) {
 	return inner, nil
 }
 
-// mappedSlots is the memory of a lookup table, two slots a word (struct slots).
+// slotsEach is how many slots a value of a lookup table has (SLOTS in types.h).
+const slotsEach = len(xdplbSlots{}.Backend)
+
+// mappedSlots is the memory of a lookup table: slot by slot, since the values have no gaps (struct slots).
 type mappedSlots struct {
 	*words
 	slots []uint32
 }
 
 func mapSlots(inner *ebpf.Map, slots int) (mappedSlots, error) {
-	if slots > 2*int(inner.MaxEntries()) {
-		return mappedSlots{}, fmt.Errorf("%d slots in a table of %d pairs", slots, inner.MaxEntries())
+	if have := slotsEach * int(inner.MaxEntries()); slots > have {
+		return mappedSlots{}, fmt.Errorf("%d slots in a table of %d", slots, have)
 	}
 	memory, err := mapWords(inner)
 	if err != nil {

@@ -53,7 +53,9 @@ func (w *words) store(i int, word uint64) {
 }
 
 // pair is what types.h keeps in two words: an aligned struct of 16 bytes.
-type pair interface{ xdplbBackend | xdplbEgress }
+type pair interface {
+	xdplbBackend | xdplbEgress | xdplbLoad
+}
 
 // split gives the two words of a value, join the value of two words.
 func split[T pair](value T) (w [2]uint64) {

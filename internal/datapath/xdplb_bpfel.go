@@ -38,6 +38,13 @@ type xdplbBucket struct {
 	Head  uint32
 }
 
+type xdplbCheck uint32
+
+const (
+	xdplbCheckCHECK_HASH    xdplbCheck = 127
+	xdplbCheckCHECK_COUNTED xdplbCheck = 128
+)
+
 type xdplbClient6 struct {
 	_       structs.HostLayout
 	Address [16]uint8
@@ -65,7 +72,12 @@ type xdplbCursor struct {
 	Tick       uint32
 	FloodUntil uint32
 	Floods     uint32
-	Zero       [9]uint32
+	Era        uint32
+	Joins      uint64
+	Oldest     uint64
+	Used       uint32
+	Changed    uint32
+	Zero       [2]uint32
 }
 
 type xdplbEgress struct {
@@ -130,6 +142,18 @@ type xdplbInterface struct {
 	Zero [2]uint8
 }
 
+type xdplbLoad struct {
+	_      structs.HostLayout
+	Flows  uint64
+	Joined uint64
+}
+
+type xdplbMember struct {
+	_       structs.HostLayout
+	Backend uint32
+	Weight  uint32
+}
+
 type xdplbMeta struct {
 	_                     structs.HostLayout
 	Schema                xdplbSchema
@@ -186,10 +210,26 @@ const (
 type xdplbScheduler uint32
 
 const (
-	xdplbSchedulerSCHEDULER_RR  xdplbScheduler = 1
-	xdplbSchedulerSCHEDULER_WRR xdplbScheduler = 2
-	xdplbSchedulerSCHEDULER_SH  xdplbScheduler = 3
-	xdplbSchedulerSCHEDULER_MH  xdplbScheduler = 4
+	xdplbSchedulerSCHEDULER_RR    xdplbScheduler = 1
+	xdplbSchedulerSCHEDULER_WRR   xdplbScheduler = 2
+	xdplbSchedulerSCHEDULER_SH    xdplbScheduler = 3
+	xdplbSchedulerSCHEDULER_MH    xdplbScheduler = 4
+	xdplbSchedulerSCHEDULER_LC    xdplbScheduler = 5
+	xdplbSchedulerSCHEDULER_WLC   xdplbScheduler = 6
+	xdplbSchedulerSCHEDULER_LBLC  xdplbScheduler = 7
+	xdplbSchedulerSCHEDULER_LBLCR xdplbScheduler = 8
+	xdplbSchedulerSCHEDULER_DH    xdplbScheduler = 9
+	xdplbSchedulerSCHEDULER_SED   xdplbScheduler = 10
+	xdplbSchedulerSCHEDULER_NQ    xdplbScheduler = 11
+	xdplbSchedulerSCHEDULER_FO    xdplbScheduler = 12
+	xdplbSchedulerSCHEDULER_OVF   xdplbScheduler = 13
+	xdplbSchedulerSCHEDULER_TWOS  xdplbScheduler = 14
+)
+
+type xdplbSchedulerFlag uint32
+
+const (
+	xdplbSchedulerFlagFLAG_HASH_PORT xdplbSchedulerFlag = 2
 )
 
 type xdplbSchema uint32
@@ -199,18 +239,22 @@ const (
 )
 
 type xdplbService struct {
-	_         structs.HostLayout
-	Id        uint32
-	Table     uint32
-	Slots     uint32
-	Scheduler uint32
-	Previous  uint32
-	Settles   uint32
-	Address   [16]uint8
-	Port      uint16
-	Protocol  uint8
-	Family    uint8
-	Zero      [20]uint8
+	_           structs.HostLayout
+	Id          uint32
+	Table       uint32
+	Slots       uint32
+	Scheduler   uint32
+	Previous    uint32
+	Settles     uint32
+	Address     [16]uint8
+	Port        uint16
+	Protocol    uint8
+	Family      uint8
+	Members     uint32
+	MemberCount uint32
+	Era         uint32
+	Flags       uint8
+	Zero        [7]uint8
 }
 
 type xdplbServiceBucket struct {
@@ -218,6 +262,37 @@ type xdplbServiceBucket struct {
 	Key     [5]uint64
 	Service [5]uint32
 	Zero    uint32
+}
+
+type xdplbSetScan struct {
+	_    structs.HostLayout
+	Best struct {
+		_        structs.HostLayout
+		Backend  uint32
+		Weight   uint32
+		Overhead uint64
+		Active   uint64
+		Joined   uint64
+	}
+	Least struct {
+		_        structs.HostLayout
+		Backend  uint32
+		Weight   uint32
+		Overhead uint64
+		Active   uint64
+		Joined   uint64
+	}
+	Most struct {
+		_        structs.HostLayout
+		Backend  uint32
+		Weight   uint32
+		Overhead uint64
+		Active   uint64
+		Joined   uint64
+	}
+	Oldest uint64
+	Size   uint32
+	Spare  uint32
 }
 
 type xdplbSlot uint32
@@ -228,7 +303,7 @@ const (
 
 type xdplbSlots struct {
 	_       structs.HostLayout
-	Backend [2]uint32
+	Backend [64]uint32
 }
 
 type xdplbTimeout uint32
@@ -258,11 +333,13 @@ const (
 	xdplbMapFlows                 = "flows"
 	xdplbMapFragments             = "fragments"
 	xdplbMapInterfaces            = "interfaces"
+	xdplbMapLoads                 = "loads"
 	xdplbMapMeta                  = "meta"
 	xdplbMapReasons               = "reasons"
 	xdplbMapRetiredCounters       = "retired_counters"
 	xdplbMapServiceBuckets        = "service_buckets"
 	xdplbMapServices              = "services"
+	xdplbMapSetScans              = "set_scans"
 	xdplbMapTableIds              = "table_ids"
 	xdplbMapTables                = "tables"
 	xdplbProgXdplb                = "xdplb"
@@ -336,11 +413,13 @@ type xdplbMapSpecs struct {
 	Flows           *ebpf.MapSpec `ebpf:"flows"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	Loads           *ebpf.MapSpec `ebpf:"loads"`
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	RetiredCounters *ebpf.MapSpec `ebpf:"retired_counters"`
 	ServiceBuckets  *ebpf.MapSpec `ebpf:"service_buckets"`
 	Services        *ebpf.MapSpec `ebpf:"services"`
+	SetScans        *ebpf.MapSpec `ebpf:"set_scans"`
 	TableIds        *ebpf.MapSpec `ebpf:"table_ids"`
 	Tables          *ebpf.MapSpec `ebpf:"tables"`
 }
@@ -390,11 +469,13 @@ type xdplbMaps struct {
 	Flows           *ebpf.Map `ebpf:"flows"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	Loads           *ebpf.Map `ebpf:"loads"`
 	Meta            *ebpf.Map `ebpf:"meta"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	RetiredCounters *ebpf.Map `ebpf:"retired_counters"`
 	ServiceBuckets  *ebpf.Map `ebpf:"service_buckets"`
 	Services        *ebpf.Map `ebpf:"services"`
+	SetScans        *ebpf.Map `ebpf:"set_scans"`
 	TableIds        *ebpf.Map `ebpf:"table_ids"`
 	Tables          *ebpf.Map `ebpf:"tables"`
 }
@@ -413,11 +494,13 @@ func (m *xdplbMaps) Close() error {
 		m.Flows,
 		m.Fragments,
 		m.Interfaces,
+		m.Loads,
 		m.Meta,
 		m.Reasons,
 		m.RetiredCounters,
 		m.ServiceBuckets,
 		m.Services,
+		m.SetScans,
 		m.TableIds,
 		m.Tables,
 	)

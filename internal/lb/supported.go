@@ -36,16 +36,9 @@ func Supported(s State) error {
 
 // unsupported names what the data plane cannot do for a service, or is "".
 func (s *Service) unsupported() string {
-	switch s.Scheduler {
-	case RR, WRR, SH, MH:
-	default:
-		return "scheduler " + s.Scheduler.String()
-	}
 	switch {
 	case s.Protocol == SCTP:
 		return "protocol sctp"
-	case s.Flags != 0:
-		return "scheduler flags " + s.Scheduler.FlagNames(s.Flags)
 	case s.Persistence != Persistence{}:
 		return "persistence"
 	case s.OnePacket:

@@ -19,8 +19,7 @@ func TestSupported(t *testing.T) {
 		want string
 	}{
 		{func(s *lb.Service) { s.Scheduler = lb.MH }, ""},
-		{func(s *lb.Service) { s.Scheduler = lb.WLC }, service + "scheduler wlc" + later},
-		{func(s *lb.Service) { s.Scheduler, s.Flags = lb.SH, lb.SHPort }, service + "scheduler flags sh-port" + later},
+		{func(s *lb.Service) { s.Scheduler, s.Flags = lb.SH, lb.SHPort }, ""},
 		{func(s *lb.Service) { s.Protocol = lb.SCTP }, "service SCTP 172.10.0.9:80: protocol sctp" + later},
 		{func(s *lb.Service) { s.Persistence.Timeout = time.Minute }, service + "persistence" + later},
 		{func(s *lb.Service) { s.Protocol, s.OnePacket = lb.UDP, true },

@@ -2,6 +2,8 @@
 
 package schedule
 
+import "slices"
+
 const (
 	minSourceHashSlots = 256 // LVS's IP_VS_SH_TAB_SIZE
 	slotsPerWeight     = 32
@@ -28,4 +30,29 @@ func SourceHash(weights []uint32) ([]int, error) {
 		slots *= 2
 	}
 	return interleave(apportion(reduced, sum, slots)), nil
+}
+
+// SourceHashFallback is the table of LVS's sh with the flag sh-fallback: a backend of weight 0 keeps its slots, as if its
+// weight were 1, so that the other backends keep their clients; and who hashes to one of them goes to the backend of
+// another slot. As in LVS the search for it begins at twice the slot's number and goes on from there, so that one backend's
+// clients do not all come to the next one.
+//
+// The error: more than MaxSlots backends.
+func SourceHashFallback(weights []uint32) ([]int, error) {
+	present := slices.Clone(weights)
+	for i, w := range present {
+		present[i] = max(w, 1)
+	}
+	table, err := SourceHash(present)
+	if err != nil || len(RoundRobin(weights)) == 0 {
+		return nil, err
+	}
+	fallen := slices.Clone(table)
+	for slot, owner := range table {
+		for at := 2 * slot; weights[owner] == 0; at++ {
+			owner = table[at%len(table)]
+		}
+		fallen[slot] = owner
+	}
+	return fallen, nil
 }
