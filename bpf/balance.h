@@ -17,8 +17,6 @@
 /* After so long without a new flow, or without a change, a set is forgotten, or shrinks: 24 h. */
 #define SET_TICKS 80467
 
-#define ACTIVE_OVERHEAD 256 /* inactive flows that weigh as much as an active one in LVS */
-
 /* What a look at all members has found; the least is in proportion to the weight. */
 struct scan {
 	__u32 table;
@@ -32,12 +30,12 @@ struct scan {
 
 static __always_inline __u64 active_of(__u64 flows)
 {
-	return flows >> 32;
+	return flows >> LOAD_ACTIVE_SHIFT;
 }
 
 static __always_inline __u64 overhead_of(__u64 flows)
 {
-	return active_of(flows) * ACTIVE_OVERHEAD + (__u32)flows;
+	return flows << (64 - LOAD_ACTIVE_SHIFT) >> (64 - LOAD_ACTIVE_SHIFT);
 }
 
 /* Whether the overhead of one in proportion to its weight is less than the other's. */
@@ -65,11 +63,15 @@ static __always_inline long scan_members(__u32 number, struct scan *scan, __u32 
 
 	if (!slots)
 		return 1;
+#pragma unroll 4
 	for (int i = 0; i < MEMBERS; i++) {
 		__u32 id = members[i].backend, weight = members[i].weight;
-		const struct load *load = bpf_map_lookup_elem(&loads, &id);
+		const struct load *load;
 
-		if (!load || !id)
+		if (!id)
+			return 1;
+		load = bpf_map_lookup_elem(&loads, &id);
+		if (!load)
 			return 1;
 		flows = *(const volatile __u64 *)&load->flows;
 		if ((scheduler == SCHEDULER_OVF && active_of(flows) <= weight) ||

@@ -247,6 +247,7 @@ const struct {
 	enum head head;
 	enum slot slot;
 	enum check check;
+	enum load_unit load_unit;
 	enum scheduler_flag scheduler_flag;
 	struct member member;
 } described SEC(".described");

@@ -334,12 +334,19 @@ struct counters {
  * them: active ones are established TCP connections.
  */
 struct load {
-	__u64 flows;  /* one word: inactive in the lower half, active in the upper */
+	__u64 flows;  /* the sum of enum load_unit over the flows, in one word */
 	__u64 joined; /* lblc, lblcr: the number with which it joined the service's set; 0: never */
 };
 
-#define LOAD_INACTIVE 1ULL
-#define LOAD_ACTIVE (1ULL << 32)
+/*
+ * The lower 36 bits are what LVS calls the overhead, in which an active flow weighs as much as 256
+ * inactive ones, so that a scheduler has it at hand; the upper 28 are the number of active flows.
+ */
+#define LOAD_ACTIVE_SHIFT 36
+enum load_unit {
+	LOAD_INACTIVE = 1,
+	LOAD_ACTIVE = 1ULL << LOAD_ACTIVE_SHIFT | 256,
+};
 
 /* What all CPUs share of a service; a cache line of its own. */
 struct cursor {

@@ -83,6 +83,8 @@ func (d *Director) Cases() []*Case {
 	return append(cases,
 		d.syn("tcp-v4-syn", serviceRRNew),
 		d.syn("tcp-v4-mh-syn", serviceMHNew),
+		d.syn("tcp-v4-lc-256-syn", serviceLCNew),
+		d.syn("tcp-v4-twos-syn", serviceTwosNew),
 		d.miss(),
 		d.hit6(),
 		d.hitUDP(),

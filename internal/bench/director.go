@@ -19,8 +19,11 @@ import (
 	"xdplb/internal/lb"
 )
 
-// Backends is how many backends each service of the director has.
-const Backends = 100
+// Backends is how many backends each service of the director has, but for that of the case whose cost grows with them.
+const (
+	Backends     = 100
+	manyBackends = 256
+)
 
 // The services of the director. Cases that open flows and cases whose flows are established have services of their own,
 // so that the connections counted show which of both happened.
@@ -32,6 +35,8 @@ var (
 	serviceRRNew   = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 81), Protocol: lb.TCP}
 	serviceMH      = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 82), Protocol: lb.TCP}
 	serviceMHNew   = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 83), Protocol: lb.TCP}
+	serviceLCNew   = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 85), Protocol: lb.TCP}
+	serviceTwosNew = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 86), Protocol: lb.TCP}
 	serviceQuiesce = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 84), Protocol: lb.TCP}
 	serviceUDP     = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 53), Protocol: lb.UDP}
 	serviceIP6     = lb.ServiceKey{Addr: netip.AddrPortFrom(vip6, 80), Protocol: lb.TCP}
@@ -161,6 +166,8 @@ func standardServices(up uplink) []lb.Service {
 		{ServiceKey: serviceRRNew, Scheduler: lb.RR},
 		{ServiceKey: serviceMH, Scheduler: lb.MH},
 		{ServiceKey: serviceMHNew, Scheduler: lb.MH},
+		{ServiceKey: serviceLCNew, Scheduler: lb.LC},
+		{ServiceKey: serviceTwosNew, Scheduler: lb.TWOS},
 		{ServiceKey: serviceQuiesce, Scheduler: lb.RR},
 		{ServiceKey: serviceUDP, Scheduler: lb.RR},
 		{ServiceKey: serviceIP6, Scheduler: lb.RR},
@@ -170,7 +177,11 @@ func standardServices(up uplink) []lb.Service {
 		if services[i].Addr.Addr().Is6() {
 			first = netip.MustParseAddr("2001:db8:0:1::1")
 		}
-		services[i].Backends = up.backends(first, Backends)
+		count := Backends
+		if services[i].Scheduler == lb.LC {
+			count = manyBackends
+		}
+		services[i].Backends = up.backends(first, count)
 	}
 	return services
 }

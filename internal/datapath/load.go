@@ -16,15 +16,30 @@ import (
 //   - and the sum, since a writer can die between a mark and its count, and a packet may, once in a long time, not see a
 //     mark that is made at the same moment.
 
+// loadActiveShift is LOAD_ACTIVE_SHIFT of types.h.
+const loadActiveShift = 36
+
 // counted is the mark in an entry.
 const counted = uint8(xdplbCheckCHECK_COUNTED)
 
 // load is what an entry adds to the word of its backend's load.
 func (e xdplbEntry) load() uint64 {
 	if xdplbFlowState(e.State) == xdplbFlowStateFLOW_ESTABLISHED {
-		return 1 << 32 // LOAD_ACTIVE
+		return uint64(xdplbLoadUnitLOAD_ACTIVE)
 	}
-	return 1 // LOAD_INACTIVE
+	return uint64(xdplbLoadUnitLOAD_INACTIVE)
+}
+
+// splitLoad gives the numbers of flows in the word of a load.
+func splitLoad(word uint64) (active, inactive int64) {
+	const unit = uint64(xdplbLoadUnitLOAD_ACTIVE)
+	active = int64(word >> loadActiveShift)
+	return active, int64(word - uint64(active)*unit)
+}
+
+// joinLoad gives the word of numbers of flows, or what to add to one to change it by so many.
+func joinLoad(active, inactive int64) uint64 {
+	return uint64(active)*uint64(xdplbLoadUnitLOAD_ACTIVE) + uint64(inactive)*uint64(xdplbLoadUnitLOAD_INACTIVE)
 }
 
 func (e xdplbEntry) isCounted() bool { return e.Check&counted != 0 }
@@ -102,10 +117,12 @@ func (k *loadKeeper) correct() {
 	for id, seen := range k.seen {
 		word := k.d.loadWord(uint32(id))
 		after := atomic.LoadUint64(word)
-		active := outside(int64(seen>>32), int64(k.before[id]>>32), int64(after>>32))
-		inactive := outside(int64(uint32(seen)), int64(uint32(k.before[id])), int64(uint32(after)))
-		if difference := uint64(active)<<32 + uint64(inactive); difference != 0 {
-			atomic.AddUint64(word, difference)
+		seenActive, seenInactive := splitLoad(seen)
+		wasActive, wasInactive := splitLoad(k.before[id])
+		isActive, isInactive := splitLoad(after)
+		active, inactive := outside(seenActive, wasActive, isActive), outside(seenInactive, wasInactive, isInactive)
+		if active != 0 || inactive != 0 {
+			atomic.AddUint64(word, joinLoad(active, inactive))
 		}
 	}
 }

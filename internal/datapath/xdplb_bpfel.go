@@ -148,6 +148,13 @@ type xdplbLoad struct {
 	Joined uint64
 }
 
+type xdplbLoadUnit uint64
+
+const (
+	xdplbLoadUnitLOAD_INACTIVE xdplbLoadUnit = 1
+	xdplbLoadUnitLOAD_ACTIVE   xdplbLoadUnit = 68719476992
+)
+
 type xdplbMember struct {
 	_       structs.HostLayout
 	Backend uint32
