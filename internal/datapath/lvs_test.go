@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"xdplb/internal/lb"
+)
+
+// lvsWorld is the program and LVS's model side by side, with one service.
+type lvsWorld struct {
+	*rig
+	service  lvsService
+	protocol lb.Protocol
+	random   *rand.Rand
+	reals    []uint32
+	loads    mapped
+	pairs    []uint32         // of the table of members
+	live     map[int]*lvsFlow // by the client's number
+	ended    map[int]bool     // those that the client has closed
+	next     int
+	turns    uint64
+	era      uint32
+	replaced uint32 // how often a backend was
+	ahead    int64  // ticks by which the model's clock is ahead of the kernel's
+}
+
+type lvsFlow struct {
+	dest   *lvsDest
+	active bool
+}
+
+// TestSchedulersAgainstLVS lets the program and the model schedule the same connections, which come, end and go while
+// weights change, and compares each decision, and in the end the numbers of connections.
+func TestSchedulersAgainstLVS(t *testing.T) {
+	t.Parallel()
+	d := newRig(t, tableOf(8*flowBuckets, spillBuckets)) // so large that nothing is evicted
+	for _, scheduler := range lb.Schedulers() {
+		if slices.Contains([]lb.Scheduler{lb.SH, lb.MH, lb.DH}, scheduler) {
+			continue // of clients and destinations alone: tests of their own
+		}
+		t.Run(scheduler.String(), func(t *testing.T) {
+			for round := range uint64(6) {
+				seed := uint64(time.Now().UnixNano())
+				d.runLVS(t, scheduler, seed+round)
+				if t.Failed() {
+					t.Fatalf("seed %d", seed+round)
+				}
+			}
+		})
+	}
+}
+
+// FuzzSchedulers is the same for as long as one likes, and for one seed again.
+func FuzzSchedulers(f *testing.F) {
+	f.Add(uint64(1), uint8(lb.WLC))
+	f.Fuzz(func(t *testing.T, seed uint64, scheduler uint8) {
+		list := []lb.Scheduler{lb.RR, lb.WRR, lb.LC, lb.WLC, lb.LBLC, lb.LBLCR, lb.SED, lb.NQ, lb.FO, lb.OVF, lb.TWOS}
+		d := newRig(t, tableOf(8*flowBuckets, spillBuckets))
+		d.runLVS(t, list[int(scheduler)%len(list)], seed)
+	})
+}
+
+func (d *rig) runLVS(t *testing.T, scheduler lb.Scheduler, seed uint64) {
+	defer d.reportTo(t)()
+	random := rand.New(rand.NewPCG(seed, 0))
+	w := &lvsWorld{
+		rig: d, random: random, loads: mapMemory(t, d.maps["loads"]), live: map[int]*lvsFlow{}, ended: map[int]bool{}, era: 1,
+		protocol: []lb.Protocol{lb.TCP, lb.TCP, lb.UDP}[random.IntN(3)],
+		service:  lvsService{scheduler: scheduler, position: -1},
+		reals:    d.addReals([]int{1, 2, 3, 7, 40, 70}[random.IntN(6)]),
+	}
+	d.forget()
+	d.turn(0)
+	clear(w.loads)
+	kind := random.IntN(4)
+	for _, id := range w.reals {
+		w.service.dests = append(w.service.dests, &lvsDest{id: id, weight: w.weight(kind)})
+	}
+	w.publish()
+	for step := range 600 {
+		what := w.step(t, kind)
+		if t.Failed() {
+			t.Fatalf("step %d of seed %d, %d backends: %s", step, seed, len(w.reals), what)
+		}
+	}
+	w.compareLoads(t)
+}
+
+// weight is small and often 0, or any, or 1.
+func (w *lvsWorld) weight(kind int) int64 {
+	switch {
+	case w.random.IntN(8) == 0:
+		return 0
+	case kind == 0:
+		return 1
+	case kind == 1 && w.service.scheduler != lb.WRR: // whose table has room for small weights only
+		return w.random.Int64N(lb.MaxWeight) + 1
+	default:
+		return w.random.Int64N(5) + 1
+	}
+}
+
+func (w *lvsWorld) step(t *testing.T, kind int) string {
+	turns := w.service.scheduler == lb.RR || w.service.scheduler == lb.WRR // LVS begins anew elsewhere
+	switch n := w.random.IntN(100); {
+	case n < 2 && !turns:
+		d := w.service.dests[w.random.IntN(len(w.service.dests))]
+		d.weight = w.weight(kind)
+		w.publish()
+		return fmt.Sprintf("weight of %d is %d", d.id, d.weight)
+	case n < 3 && !turns:
+		return w.replace(w.service.dests[w.random.IntN(len(w.service.dests))])
+	case n < 4 && looksAtLoads(w.service.scheduler):
+		return w.change()
+	case n < 6:
+		return w.wait(t, []int64{50_000, day + 10}[w.random.IntN(2)])
+	case n < 50 || len(w.live) == 0:
+		w.next++
+		return w.connect(t, w.next)
+	case n < 53:
+		return w.connect(t, w.any()) // a SYN again, on a connection that may have ended
+	case n < 60:
+		return w.expire(w.any())
+	default:
+		return w.goOn(w.any(), tcpFlags{ack: true, fin: n >= 85, rst: n >= 93})
+	}
+}
+
+// any is the number of a client that has a connection.
+func (w *lvsWorld) any() int {
+	numbers := make([]int, 0, len(w.live))
+	for number := range w.live {
+		numbers = append(numbers, number)
+	}
+	slices.Sort(numbers) // so that a seed gives the same again
+	return numbers[w.random.IntN(len(numbers))]
+}
+
+// publish makes the service live, with the tables that user space makes of it.
+func (w *lvsWorld) publish() {
+	s := &service{}
+	s.setKey(lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, portPlain), Protocol: w.protocol})
+	s.Scheduler = uint32(w.service.scheduler)
+	for _, d := range w.service.dests {
+		b := &backend{id: d.id, listed: d.weight > 0}
+		b.Weight = uint32(d.weight)
+		s.backends = append(s.backends, b)
+	}
+	list := candidates(s)
+	shape, err := shapes{}.shape(s, list)
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	v := virtual{
+		at: netip.AddrPortFrom(vip4, portPlain), protocol: uint8(w.protocol), era: w.era,
+		scheduler: xdplbScheduler(s.Scheduler),
+	}
+	for _, i := range shape {
+		v.slots = append(v.slots, list[i].id)
+	}
+	if looksAtLoads(w.service.scheduler) && len(shape) > 0 {
+		for _, i := range members(w.service.scheduler, list, shape) {
+			v.members = append(v.members, list[i].id, list[i].weight)
+		}
+	}
+	w.rig.publish(v)
+	w.pairs = v.members
+}
+
+// pair are the two that the program's draw gives.
+func (w *lvsWorld) pair(client netip.AddrPort) (pair [2]*lvsDest) {
+	if w.service.scheduler != lb.TWOS {
+		return pair
+	}
+	hash := w.hashOf(client, netip.AddrPortFrom(vip4, portPlain), uint8(w.protocol))
+	random := mix64(w.turns<<32 ^ uint64(hash.tag))
+	for i, half := range []uint32{uint32(random), uint32(random >> 32)} {
+		pair[i] = w.dest(w.pairs[2*(uint64(half)*uint64(len(w.pairs)/2)>>32)])
+	}
+	return pair
+}
+
+func (w *lvsWorld) dest(id uint32) *lvsDest {
+	return w.service.dests[slices.IndexFunc(w.service.dests, func(d *lvsDest) bool { return d.id == id })]
+}
+
+func lvsClient(number int) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 3, byte(number >> 8), byte(number)}), 1000)
+}
+
+func (w *lvsWorld) packet(number int, flags tcpFlags) []byte {
+	client := lvsClient(number)
+	if w.protocol == lb.UDP {
+		return frame(ip4(from4(client.Addr())), udpFrom(client.Port(), portPlain))
+	}
+	return frame(ip4(from4(client.Addr())), tcp(client.Port(), portPlain, flags))
+}
+
+// connect lets a client open a connection, and compares where it goes.
+func (w *lvsWorld) connect(t *testing.T, number int) string {
+	what := fmt.Sprintf("client %d connects", number)
+	var want *lvsDest
+	was := w.live[number]
+	switch {
+	case was != nil && (w.protocol == lb.UDP || !w.ended[number]):
+		want = was.dest // it goes on
+	case slices.ContainsFunc(w.service.dests, func(d *lvsDest) bool { return d.weight > 0 }):
+		want = w.service.schedule(int64(nowTicks(t))+w.ahead, w.pair(lvsClient(number)))
+		w.turns++
+	}
+	action, out := w.run(w.packet(number, tcpFlags{syn: true}))
+	switch got := macAddr(out[:6]); {
+	case want == nil && action != xdpPass:
+		t.Errorf("verdict %d, to %x: LVS has nobody for it", action, got)
+	case want == nil:
+	case action != xdpTX || got != realMAC(int(want.id-w.reals[0])):
+		t.Errorf("verdict %d, to %x; LVS sends it to %d, which is %x", action, got, want.id, realMAC(int(want.id-w.reals[0])))
+	case was == nil || was.dest != want || w.ended[number]:
+		w.count(was, -1)
+		w.live[number] = &lvsFlow{dest: want}
+		delete(w.ended, number)
+		w.count(w.live[number], 1)
+	}
+	return what
+}
+
+func (w *lvsWorld) count(flow *lvsFlow, n int64) {
+	switch {
+	case flow == nil:
+	case flow.active:
+		flow.dest.active += n
+	default:
+		flow.dest.inactive += n
+	}
+}
+
+// goOn sends another packet of a connection: it is established, or it ends.
+func (w *lvsWorld) goOn(number int, flags tcpFlags) string {
+	w.run(w.packet(number, flags))
+	if w.protocol == lb.UDP {
+		return "a datagram"
+	}
+	flow := w.live[number]
+	w.count(flow, -1)
+	if flags.fin || flags.rst {
+		w.ended[number] = true
+	}
+	flow.active = !w.ended[number]
+	w.count(flow, 1)
+	return fmt.Sprintf("client %d sends %+v", number, flags)
+}
+
+// expire takes a connection away, as the sweep does.
+func (w *lvsWorld) expire(number int) string {
+	hash := w.hashOf(lvsClient(number), netip.AddrPortFrom(vip4, portPlain), uint8(w.protocol))
+	index, flow := w.homeOf(hash), w.live[number]
+	bucket := w.bucket(index)
+	way := slices.Index(bucket.Tag[:], hash.tag)
+	entry := bucket.Entry[way]
+	w.setEntry(index, way, xdplbEntry{})
+	if entry.isCounted() {
+		word := int(2 * flow.dest.id)
+		w.loads.store(word, w.loads.load(word)-entry.load())
+	}
+	w.count(flow, -1)
+	delete(w.live, number)
+	delete(w.ended, number)
+	return fmt.Sprintf("client %d is forgotten", number)
+}
+
+// replace removes a backend and gives its id to another one.
+func (w *lvsWorld) replace(d *lvsDest) string {
+	w.replaced++
+	w.setGeneration(d.id, generation(d.id)+w.replaced)
+	w.loads.store(int(2*d.id), 0)
+	w.loads.store(int(2*d.id)+1, 0)
+	for number, flow := range w.live {
+		if flow.dest == d {
+			delete(w.live, number)
+			delete(w.ended, number)
+		}
+	}
+	d.active, d.inactive = 0, 0
+	w.service.drop(d)
+	return fmt.Sprintf("%d is another backend", d.id)
+}
+
+// change gives the service another scheduler of those that look at loads.
+func (w *lvsWorld) change() string {
+	var others []lb.Scheduler
+	for _, s := range lb.Schedulers() {
+		if looksAtLoads(s) {
+			others = append(others, s)
+		}
+	}
+	if next := others[w.random.IntN(len(others))]; next != w.service.scheduler {
+		w.service.scheduler, w.service.cached = next, nil
+		w.era++
+	}
+	w.publish()
+	return "scheduler " + w.service.scheduler.String()
+}
+
+// wait lets time pass for lblc and lblcr.
+func (w *lvsWorld) wait(t *testing.T, ticks int64) string {
+	var cursor xdplbCursor
+	if err := w.maps["cursors"].Lookup(uint32(1), &cursor); err != nil {
+		t.Fatal(err)
+	}
+	cursor.Used -= uint32(ticks)
+	cursor.Changed -= uint32(ticks)
+	w.put("cursors", uint32(1), cursor)
+	w.ahead += ticks
+	return fmt.Sprintf("%d ticks pass", ticks)
+}
+
+// compareLoads compares the numbers of connections.
+func (w *lvsWorld) compareLoads(t *testing.T) {
+	t.Helper()
+	if !looksAtLoads(w.service.scheduler) {
+		return
+	}
+	for _, d := range w.service.dests {
+		active, inactive := splitLoad(w.loads.load(int(2 * d.id)))
+		if active != d.active || inactive != d.inactive {
+			t.Errorf("backend %d: %d active and %d inactive, LVS has %d and %d", d.id, active, inactive, d.active, d.inactive)
+		}
+	}
+}
