@@ -115,7 +115,9 @@ func randomState(t testing.TB, random *rand.Rand, services, backends, ifindex in
 			continue
 		}
 		seen[key] = true
-		service := lb.Service{ServiceKey: key, Scheduler: lb.Scheduler(1 + random.IntN(4))}
+		service := lb.Service{
+			ServiceKey: key, Scheduler: lb.Schedulers()[random.IntN(14)], Flags: lb.SchedulerFlags(random.IntN(8)),
+		}
 		for n := range random.IntN(backends + 1) {
 			if random.IntN(3) > 0 {
 				service.Backends = append(service.Backends, randomBackend(random, address(is6, 2, n), ifindex))
@@ -229,7 +231,7 @@ func checkDirectory(t testing.TB, d *Datapath, live *configuration) {
 	}
 }
 
-// checkTables fails when a live table has not exactly the backends that take new flows.
+// checkTables fails when a live table has not exactly the backends that take new flows, or of fo and dh one of them.
 func checkTables(t testing.TB) {
 	t.Helper()
 	d, err := Open(pinDir)
@@ -243,8 +245,18 @@ func checkTables(t testing.TB) {
 	}
 	for key, s := range live.services {
 		want, got := make(map[uint32]bool), make(map[uint32]bool)
+		scheduler := lb.Scheduler(s.Scheduler)
 		for _, c := range candidates(s) {
-			want[c.id] = true
+			if c.weight > 0 {
+				want[c.id] = true
+			}
+		}
+		if looksAtLoads(scheduler) {
+			checkMembers(t, d, s, want)
+		}
+		if scheduler == lb.FO || scheduler == lb.DH {
+			checkSlot(t, d, s, want)
+			continue
 		}
 		if s.Slots > 0 && len(want) == 0 && s.Scheduler == uint32(lb.MH) {
 			want[0] = true // every slot has flows yet, and nobody takes new ones
@@ -269,6 +281,49 @@ func checkTables(t testing.TB) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: backends in the table (-want +got):\n%s", key, diff)
 		}
+	}
+}
+
+// checkSlot wants one slot, of one of the backends. dh may have none.
+func checkSlot(t testing.TB, d *Datapath, s *service, backends map[uint32]bool) {
+	t.Helper()
+	if s.Slots == 0 && (len(backends) == 0 || s.Scheduler == uint32(lb.DH)) {
+		return
+	}
+	slots, err := d.openTable(s.Table, s.Slots)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slots.close()
+	if len(slots.slots) != 1 || !backends[slots.slots[0]] {
+		t.Errorf("%s: slots %v for backends %v", s.key(), slots.slots, backends)
+	}
+}
+
+// checkMembers wants the backends, with their weights, in the table of those that are chosen from by load.
+func checkMembers(t testing.TB, d *Datapath, s *service, backends map[uint32]bool) {
+	t.Helper()
+	if s.MemberCount == 0 && s.Members == noTable && len(backends) == 0 {
+		return
+	}
+	pairs, err := d.openTable(s.Members, 2*s.MemberCount)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pairs.close()
+	want, got := make(map[uint32]uint32), make(map[uint32]uint32)
+	for _, b := range s.backends {
+		if backends[b.id] && s.Scheduler == uint32(lb.LC) {
+			want[b.id] = 1
+		} else if backends[b.id] {
+			want[b.id] = b.Weight
+		}
+	}
+	for i := 0; i < len(pairs.slots); i += 2 {
+		got[pairs.slots[i]] = pairs.slots[i+1]
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s: members and weights (-want +got):\n%s", s.key(), diff)
 	}
 }
 

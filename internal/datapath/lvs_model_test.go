@@ -91,11 +91,14 @@ func (s *lvsService) roundRobin() *lvsDest {
 }
 
 func (s *lvsService) weightedRoundRobin() *lvsDest {
-	var weights []uint32
-	largest := int64(0)
+	largest, divisor := int64(0), int64(0)
 	for _, d := range s.dests {
-		weights = append(weights, uint32(d.weight))
 		largest = max(largest, d.weight)
+		for a, b := divisor, d.weight; ; a, b = b, a%b {
+			if divisor = a; b == 0 {
+				break
+			}
+		}
 	}
 	if largest == 0 {
 		return nil
@@ -104,12 +107,12 @@ func (s *lvsService) weightedRoundRobin() *lvsDest {
 		s.position++
 		if s.position == len(s.dests) {
 			s.position = 0
-			s.threshold--
+			s.threshold -= divisor
 		}
 		if s.threshold <= 0 {
 			s.threshold = largest
 		}
-		if int64(weights[s.position]) >= s.threshold {
+		if s.dests[s.position].weight >= s.threshold {
 			return s.dests[s.position]
 		}
 	}

@@ -18,7 +18,8 @@ import (
 // frameTo makes a TCP frame to a service.
 func frameTo(t testing.TB, mac [6]byte, from, to netip.AddrPort, flags layers.TCP) []byte {
 	t.Helper()
-	tcp := &layers.TCP{SrcPort: layers.TCPPort(from.Port()), DstPort: layers.TCPPort(to.Port()), SYN: flags.SYN, ACK: flags.ACK, Window: 1}
+	tcp := &layers.TCP{SrcPort: layers.TCPPort(from.Port()), DstPort: layers.TCPPort(to.Port()), Window: 1}
+	tcp.SYN, tcp.ACK, tcp.FIN, tcp.RST = flags.SYN, flags.ACK, flags.FIN, flags.RST
 	ethernet := &layers.Ethernet{SrcMAC: net.HardwareAddr{2, 0, 0, 0, 0, 99}, DstMAC: mac[:], EthernetType: layers.EthernetTypeIPv4}
 	var ip gopacket.SerializableLayer
 	if from.Addr().Is4() {
@@ -61,14 +62,14 @@ func TestProgramFindsWhatChangeWrote(t *testing.T) {
 	t.Parallel()
 	attachment := director(t, small)
 	var services []lb.Service
-	for i, scheduler := range []lb.Scheduler{lb.RR, lb.WRR, lb.SH, lb.MH} {
+	for i, scheduler := range lb.Schedulers() {
 		for _, is6 := range []bool{false, true} {
 			service := lb.Service{
 				ServiceKey: lb.ServiceKey{Addr: addrPort(address(is6, 1, i), uint16(80+i)), Protocol: lb.TCP}, Scheduler: scheduler,
 			}
 			for n := range 3 {
 				hop := lb.NextHop{MAC: [6]byte{2, 0, 0, 0, 1, byte(n)}, Ifindex: attachment.Ifindex}
-				service.Backends = append(service.Backends, lb.Backend{Addr: address(is6, 2, n), Weight: 1, Hop: hop})
+				service.Backends = append(service.Backends, lb.Backend{Addr: address(is6, 2, n), Weight: 100, Hop: hop})
 			}
 			services = append(services, service)
 		}

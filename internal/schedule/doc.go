@@ -7,10 +7,15 @@
 // same set gives the same table on every director. A weight of 0 leaves a backend out: the caller gives 0 for a
 // backend that is quiesced or whose next hop is not known. Without any backend left the table is empty.
 //
-//	rr   RoundRobin   slot = connections so far % slots
-//	wrr  Weighted     slot = connections so far % slots
-//	sh   SourceHash   slot = hash of the client's address % slots
-//	mh   Maglev       slot = hash of the client's address % slots
+//	rr   RoundRobin       slot = connections so far % slots
+//	wrr  Weighted         slot = connections so far % slots
+//	sh   SourceHash       slot = hash of the client's address % slots
+//	mh   Maglev           slot = hash of the client's address % slots
+//	fo   Failover         one slot
+//	dh   DestinationHash  one slot
+//
+// ovf looks at the backends in the order of Overflow. The other schedulers that look at the backends' loads have the slots
+// of wrr (lc of rr), which a service in flood mode uses, and from which twos draws; sh-fallback is SourceHashFallback.
 package schedule
 
 import "fmt"

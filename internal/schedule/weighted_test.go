@@ -252,6 +252,44 @@ func TestSourceHash(t *testing.T) {
 	}
 }
 
+// With sh-fallback a backend of weight 0 keeps its slots in the plan, and nobody else's clients move.
+func TestSourceHashFallback(t *testing.T) {
+	t.Parallel()
+	for _, weights := range [][]uint32{{1, 1, 1}, {1, 0, 1, 1, 0}, {3, 0, 1}, {0, 0, 7}} {
+		got, err := schedule.SourceHashFallback(weights)
+		if err != nil {
+			t.Fatal(err)
+		}
+		present := slices.Clone(weights)
+		for i, w := range weights {
+			present[i] = max(w, 1)
+		}
+		plan, err := schedule.SourceHash(present)
+		if err != nil {
+			t.Fatal(err)
+		}
+		takers := make(map[int]bool)
+		for slot, owner := range plan {
+			want := owner
+			for at := slot * 2; weights[want] == 0; at++ {
+				want = plan[at%len(plan)]
+			}
+			if got[slot] != want {
+				t.Fatalf("%v: slot %d of backend %d goes to %d, want %d", weights, slot, owner, got[slot], want)
+			}
+			if weights[owner] == 0 {
+				takers[want] = true
+			}
+		}
+		if able := len(schedule.RoundRobin(weights)); able < len(weights) && len(takers) != able {
+			t.Errorf("%v: clients of quiesced backends go to %d others, want all %d", weights, len(takers), able)
+		}
+	}
+	if got, err := schedule.SourceHashFallback([]uint32{0, 0}); err != nil || len(got) != 0 {
+		t.Errorf("nobody takes flows: %v, %v", got, err)
+	}
+}
+
 func counts(table []int, backends int) []int {
 	n := make([]int, backends)
 	for _, i := range table {
