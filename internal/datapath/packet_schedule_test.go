@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"xdplb/internal/lb"
 )
 
 // addReals adds n real servers on the director's interface and returns their ids.
@@ -160,6 +162,39 @@ func TestHashedClients(t *testing.T) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// TestHashedPorts: with the flag, sh and mh hash the client's port too, and user space finds the same slot.
+func TestHashedPorts(t *testing.T) {
+	t.Parallel()
+	const backends = 8
+	d := newRig(t)
+	for _, scheduler := range []xdplbScheduler{xdplbSchedulerSCHEDULER_SH, xdplbSchedulerSCHEDULER_MH} {
+		for _, flags := range []lb.SchedulerFlags{0, lb.SHPort, lb.SHFallback} {
+			services := everywhere(portPlain, scheduler, d.addReals(backends)...)
+			for i := range services {
+				services[i].flags = flags
+			}
+			d.forget()
+			d.publish(services...)
+			value := xdplbService{Flags: uint8(flags)}
+			for _, client := range []netip.Addr{client4, client6} {
+				seen := map[macAddr]bool{}
+				for port := range uint16(64) {
+					at := netip.AddrPortFrom(client, 2000+port)
+					want := realMAC(int(uint64(value.hashClient(at)) * backends >> 32))
+					to := d.destination(t, datagramOf(client, at.Port()))
+					if to != want {
+						t.Fatalf("scheduler %d, flags %d: %v to %x, want %x", scheduler, flags, at, to, want)
+					}
+					seen[to] = true
+				}
+				if many := len(seen) > 1; many != (flags == lb.SHPort) {
+					t.Errorf("scheduler %d, flags %d: the ports of %v are with %d backends", scheduler, flags, client, len(seen))
+				}
+			}
 		}
 	}
 }
