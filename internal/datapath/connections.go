@@ -51,7 +51,7 @@ func stateOf(entry xdplbEntry) ConnectionState {
 // Connections calls visit for every live flow, in no order, until it says false. Flows that come or go meanwhile may be
 // missed. It needs no more memory for more flows.
 func (d *Datapath) Connections(visit func(Connection) bool) error {
-	live, err := d.readLive()
+	live, err := d.readLive(nil)
 	if err != nil {
 		return err
 	}

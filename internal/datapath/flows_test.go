@@ -27,7 +27,7 @@ func withFlows(t testing.TB) (*Datapath, lb.State, *configuration) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.Close() })
-	live, err := d.readLive()
+	live, err := d.readLive(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,7 @@ func ticks() (uint32, error) {
 }
 
 // isSettling says whether flows without an entry may come up that are in no way the slot's.
-func (s *service) isSettling(now uint32) bool {
+func (s *xdplbService) isSettling(now uint32) bool {
 	return s.Settles != 0 && int32(now-s.Settles) < 0
 }
 
@@ -187,10 +187,11 @@ func (d *Datapath) withHeritage(was *service, kept map[uint32]bool, now uint32, 
 
 // dropPrevious leaves out the tables of previous backends that nobody needs any more.
 func (p *planner) dropPrevious() {
-	for key, now := range p.layout.next.services {
-		was := p.live.services[key]
-		if was != nil && was.Previous != 0 && was.Previous == now.Previous && !was.isSettling(p.now) {
-			now.Previous = 0
+	for place, s := range p.nextValues() {
+		was := &p.live.values[place]
+		if was.Previous != 0 && was.Previous == s.Previous && !was.isSettling(p.now) {
+			s.Previous = 0
+			p.layout.services = append(p.layout.services, placed{uint32(place), s}) // the last one counts
 		}
 	}
 }
