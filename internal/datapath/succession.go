@@ -32,13 +32,19 @@ const Tick time.Duration = 1 << tickShift
 // tickShift is how far nanoseconds of CLOCK_MONOTONIC are shifted to give ticks (TICK_SHIFT in types.h).
 const tickShift = 30
 
-// ticks is the time on the packet path.
-func ticks() (uint32, error) {
+// monotonic is the packet path's clock, in nanoseconds.
+func monotonic() (int64, error) {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
 		return 0, fmt.Errorf("reading the clock: %w", err)
 	}
-	return uint32(now.Nano() >> tickShift), nil
+	return now.Nano(), nil
+}
+
+// ticks is the time on the packet path.
+func ticks() (uint32, error) {
+	now, err := monotonic()
+	return uint32(now >> tickShift), err
 }
 
 // isSettling says whether flows without an entry may come up that are in no way the slot's.

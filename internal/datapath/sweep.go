@@ -28,7 +28,7 @@ func (d *Datapath) Sweep(ctx context.Context) (freed int, err error) {
 			return freed, err
 		}
 		for i := from; i < min(from+sweepStep, len(table.buckets.values)); i++ {
-			freed += table.sweepBucket(&table.buckets.values[i])
+			freed += table.sweepBucket(table.bucket(i))
 		}
 	}
 	if err := d.settleSlots(table); err != nil {
