@@ -40,7 +40,7 @@ func TestUsage(t *testing.T) {
 		want string
 	}{
 		{[]string{}, "xdplb-lab: which command? up, down, status, exec, shell or demo\nhint: xdplb-lab help\n"},
-		{[]string{"help", "upp"}, "xdplb-lab: unknown command \"upp\"\nhint: xdplb-lab help help\n"},
+		{[]string{"help", "upp"}, "xdplb-lab: unknown command \"upp\"\nhint: xdplb-lab help\n"},
 		{[]string{"upp"}, "xdplb-lab: unknown command \"upp\"\nhint: xdplb-lab help\n"},
 		{[]string{"up", "now"}, "xdplb-lab: unexpected argument \"now\"\nhint: xdplb-lab help up\n"},
 		{[]string{"up", "--arp", "loud"},
