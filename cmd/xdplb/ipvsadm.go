@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -49,7 +50,7 @@ func (env *environment) runAsLVS(tool func(*environment, []string) error, words 
 		return failure.Status
 	}
 	status := exitRefused
-	if errors.Is(err, datapath.ErrNotAttached) {
+	if errors.Is(err, datapath.ErrNotAttached) || errors.Is(err, fs.ErrPermission) || errors.As(err, new(*datapath.CapabilityError)) {
 		status = exitNoKernel
 		fmt.Fprint(env.stderr, "Can't initialize ipvs: ")
 	}
