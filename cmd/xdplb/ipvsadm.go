@@ -50,7 +50,7 @@ func (env *environment) runAsLVS(tool func(*environment, []string) error, words 
 		return failure.Status
 	}
 	status := exitRefused
-	if errors.Is(err, datapath.ErrNotAttached) || errors.Is(err, fs.ErrPermission) || errors.As(err, new(*datapath.CapabilityError)) {
+	if noKernel(err) {
 		status = exitNoKernel
 		fmt.Fprint(env.stderr, "Can't initialize ipvs: ")
 	}
@@ -59,6 +59,13 @@ func (env *environment) runAsLVS(tool func(*environment, []string) error, words 
 		fmt.Fprintf(env.stderr, "hint: %s\n", text)
 	}
 	return status
+}
+
+// noKernel says whether it is as if the kernel had no IPVS, or did not let one near it.
+func noKernel(err error) bool {
+	return errors.Is(err, datapath.ErrNotAttached) || errors.Is(err, fs.ErrPermission) ||
+		errors.As(err, new(*datapath.CapabilityError)) || errors.As(err, new(*datapath.FilesystemError)) ||
+		errors.As(err, new(*datapath.SchemaError))
 }
 
 // ipvsadm does a command line of ipvsadm's; the first word is the program's name.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"time"
 
 	"xdplb/internal/lb"
 )
@@ -49,13 +48,8 @@ func serviceFlag(p lb.Protocol) string {
 }
 
 // savedOptions are the options of a service behind its scheduler.
-func savedOptions(s *lb.Service) (words string) {
-	if p := s.Persistence; p.Timeout != 0 {
-		words += fmt.Sprintf(" -p %d", p.Timeout/time.Second)
-		if mask := maskOf(s); mask != "" {
-			words += " -M " + mask
-		}
-	}
+func savedOptions(s *lb.Service) string {
+	words := persistenceOf(s, " -p %d", " -M ")
 	if s.OnePacket {
 		words += " -o"
 	}
