@@ -97,7 +97,8 @@ func (env *environment) ipvsadmSave(words []string) error {
 		case word == "-n":
 			command = []string{"ipvsadm", "-S", "-n"}
 		case strings.HasPrefix(word, "-"):
-			return &ipvsadm.Failure{Status: exitFailed, Text: filepath.Base(words[0]) + ": Script to save the IPVS table to stdout.\n" +
+			return &ipvsadm.Failure{Status: exitFailed, Text: filepath.Base(words[0]) +
+				": Script to save the IPVS table to stdout.\n" +
 				"   With the -n option, prints out the table in numeric format."}
 		}
 	}
@@ -193,7 +194,7 @@ func (env *environment) printAsLVS(command ipvsadm.Command) error {
 		return err
 	}
 	view := now.lvsView()
-	if prints := command.Verb == ipvsadm.VerbSave || command.Listing.Subject == ipvsadm.Table; prints && !command.Listing.Numeric {
+	if !command.Listing.Numeric && command.Listing.Subject == ipvsadm.Table { // which is a Save's too
 		names := env.lookUpNames(now.state)
 		view.Host, view.Port = names.host, names.port
 	}

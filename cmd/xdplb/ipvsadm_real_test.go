@@ -66,8 +66,8 @@ func newRealIPVSADM() (*realIPVSADM, error) {
 	return r, nil
 }
 
-// interceptIPVS makes the kernel ask on the returned file descriptor before each socket option of IPVS, and hides generic
-// netlink, on this thread and in the processes that it starts.
+// interceptIPVS makes the kernel ask on the returned file descriptor before each socket option of IPVS, and hides
+// generic netlink, on this thread and in the processes that it starts.
 func interceptIPVS() (listener int, err error) {
 	load := func(offset uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
@@ -282,8 +282,8 @@ func understood(words []string) (r result, declined bool) {
 	return r, false
 }
 
-// agree compares the two, as far as ipvsadm gets behind the filter: its socket options know no IPv6, and there is no file
-// of connections.
+// agree compares the two, as far as ipvsadm gets behind the filter: its socket options know no IPv6, and there is no
+// file of connections.
 func agree(real result, ours result, declined bool) string {
 	switch {
 	case real.Err == "Operation not supported with specified address family\n",
@@ -304,8 +304,8 @@ func agree(real result, ours result, declined bool) string {
 	return cmp.Diff(real, ours)
 }
 
-// TestAgainstRealIPVSADM gives Debian's ipvsadm and the parser the same words: accepted or refused, with the same message,
-// status and output, and understood in the same way.
+// TestAgainstRealIPVSADM gives Debian's ipvsadm and the parser the same words: accepted or refused, with the same
+// message, status and output, and understood in the same way.
 func TestAgainstRealIPVSADM(t *testing.T) {
 	t.Parallel()
 	testenv.Require(t, testenv.Root, testenv.Command(debianIPVSADM))
@@ -345,8 +345,8 @@ func TestAgainstRealIPVSADM(t *testing.T) {
 	t.Logf("%d command lines", len(cases))
 }
 
-// TestRestoreAgainstRealIPVSADM restores texts with both: they see the same words in them, and the same first error. The
-// lines before an error are where they differ: ipvsadm has done them.
+// TestRestoreAgainstRealIPVSADM restores texts with both: they see the same words in them, and the same first error.
+// The lines before an error are where they differ: ipvsadm has done them.
 func TestRestoreAgainstRealIPVSADM(t *testing.T) {
 	t.Parallel()
 	testenv.Require(t, testenv.Root, testenv.Command(debianIPVSADM))
@@ -433,7 +433,8 @@ func (s spelling) forms() (forms [][]string) {
 }
 
 // optionMatrix is every command with every option and every pair of spellings, after what the command needs, and now
-// and then by itself or before it. Where skipping is allowed, each pair of command and option comes with one of their spellings only.
+// and then by itself or before it. Where skipping is allowed, each pair of command and option comes with one of their
+// spellings only.
 func optionMatrix() (cases [][]string) {
 	every := os.Getenv(testenv.RequireAll) != ""
 	turn := 0

@@ -53,7 +53,8 @@ func TestDeclined(t *testing.T) {
 	}
 }
 
-// A default that is set by hand is the default, a zero keeps what there is, and clearing the table is not about timeouts.
+// A default that is set by hand is the default, a zero keeps what there is, and clearing the table is not about
+// timeouts.
 func TestSetTimeouts(t *testing.T) {
 	t.Parallel()
 	var d director

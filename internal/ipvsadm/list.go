@@ -180,7 +180,8 @@ func (l *Listing) name(addr netip.Addr, key lb.ServiceKey) string {
 }
 
 // name is ADDRESS:PORT, in names where there are any.
-func name(at netip.AddrPort, protocol lb.Protocol, hosts func(netip.Addr) string, ports func(uint16, lb.Protocol) string) string {
+func name(at netip.AddrPort, protocol lb.Protocol,
+	hosts func(netip.Addr) string, ports func(uint16, lb.Protocol) string) string {
 	host, port := "", ""
 	if hosts != nil {
 		host = hosts(at.Addr())

@@ -18,9 +18,9 @@ type Saving struct {
 	Port  func(uint16, lb.Protocol) string
 }
 
-// Save writes a state as "ipvsadm -S" does: one -A line for each service, and under it one -a line for each
-// backend. "ipvsadm -R" takes it. Thresholds, which ipvsadm loses, are written behind the weight. Next hops and timeouts
-// are not saved; the format has no place for them. The error is w's.
+// Save writes a state as "ipvsadm -S" does: one -A line for each service, and under it one -a line for each backend.
+// "ipvsadm -R" takes it. Thresholds, which ipvsadm loses, are written behind the weight. Next hops and timeouts are not
+// saved; the format has no place for them. The error is w's.
 func Save(w io.Writer, s Saving) error {
 	out := bufio.NewWriter(w)
 	for i := range s.State.Services {
