@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -65,7 +64,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintf(stderr, "xdplb-lab: %v\n", err)
 	if !env.begun {
-		fmt.Fprintf(stderr, "hint: xdplb-lab help%s\n", strings.TrimPrefix(cmd.CommandPath(), root.Name()))
+		fmt.Fprintf(stderr, "hint: %s\n", help.For(cmd))
 		return exitUsage
 	}
 	if text := hint(err); text != "" {

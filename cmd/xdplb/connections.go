@@ -27,8 +27,6 @@ nothing: minutes and seconds.
 States are what the client's packets show, since replies do not pass the director: SYN_RECV, ESTABLISHED, FIN_WAIT
 (the client has closed its half), CLOSE (it has reset the connection), and UDP.
 
-Other commands can change nothing until the listing is at its end: write a long one to a file, not to a pager.
-
 With --sweep, list nothing, but free the room of connections that have expired or whose backend was deleted. New
 connections take that room as they need it, so this is not urgent. It also lets services scheduled by mh go back
 to placing packets by the lookup table alone, fifteen minutes after their backends changed.`,
@@ -43,7 +41,7 @@ to placing packets by the lookup table alone, fifteen minutes after their backen
 			case count:
 				return env.countConnections()
 			case asJSON:
-				return env.view(env.connectionsJSON)
+				return env.connectionsJSON()
 			}
 			return env.listConnections(numeric, false)
 		}),
@@ -66,22 +64,27 @@ func (env *environment) sweep() error {
 	})
 }
 
-// connections calls visit for every live connection until it says false, or a signal comes.
-func (env *environment) connections(dp *datapath.Datapath, visit func(datapath.Connection) bool) error {
-	err := dp.Connections(func(c datapath.Connection) bool { return env.ctx.Err() == nil && visit(c) })
+// connections calls visit for every live connection until it says false, or a signal comes. The lock is not held
+// meanwhile: stdout may be a pager.
+func (env *environment) connections(visit func(datapath.Connection) bool) error {
+	var list *datapath.ConnectionList
+	err := env.view(func(dp *datapath.Datapath) (err error) {
+		list, err = dp.Connections()
+		return err
+	})
 	if err != nil {
 		return err
 	}
+	defer list.Close()
+	list.Walk(func(c datapath.Connection) bool { return env.ctx.Err() == nil && visit(c) })
 	return env.ctx.Err()
 }
 
 func (env *environment) countConnections() error {
 	count := 0
-	err := env.view(func(dp *datapath.Datapath) error {
-		return env.connections(dp, func(datapath.Connection) bool {
-			count++
-			return true
-		})
+	err := env.connections(func(datapath.Connection) bool {
+		count++
+		return true
 	})
 	if err != nil {
 		return err
@@ -90,7 +93,7 @@ func (env *environment) countConnections() error {
 	return err
 }
 
-// listConnections prints them as ipvsadm does. Names are looked up first, without the lock.
+// listConnections prints them as ipvsadm does. Names are looked up first.
 func (env *environment) listConnections(numeric, peColumns bool) error {
 	listing := ipvsadm.ConnectionListing{PEColumns: peColumns}
 	if !numeric {
@@ -101,12 +104,10 @@ func (env *environment) listConnections(numeric, peColumns bool) error {
 		names := env.lookUpNames(state)
 		listing.Host, listing.Port = names.host, names.port
 	}
-	return env.view(func(dp *datapath.Datapath) error {
-		listing.Walk = func(visit func(ipvsadm.Connection) bool) error {
-			return env.connections(dp, func(c datapath.Connection) bool { return visit(connectionRow(c)) })
-		}
-		return ipvsadm.ListConnections(env.stdout, listing)
-	})
+	listing.Walk = func(visit func(ipvsadm.Connection) bool) error {
+		return env.connections(func(c datapath.Connection) bool { return visit(connectionRow(c)) })
+	}
+	return ipvsadm.ListConnections(env.stdout, listing)
 }
 
 func connectionRow(c datapath.Connection) ipvsadm.Connection {
@@ -146,11 +147,11 @@ type connectionView struct {
 }
 
 // connectionsJSON prints an array, as env.json would, but one element after the other.
-func (env *environment) connectionsJSON(dp *datapath.Datapath) error {
+func (env *environment) connectionsJSON() error {
 	out := bufio.NewWriterSize(env.stdout, 64<<10)
 	before, after := "[\n  ", "[]\n"
 	var failed error
-	err := env.connections(dp, func(c datapath.Connection) bool {
+	err := env.connections(func(c datapath.Connection) bool {
 		var text []byte
 		if text, failed = json.MarshalIndent(newConnectionView(c), "  ", "  "); failed != nil {
 			return false

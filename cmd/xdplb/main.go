@@ -55,7 +55,7 @@ func run(words []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	status := exitFailed
 	if !env.begun || isUsage(err) {
 		status = exitUsage
-		err = withHint(err, "xdplb help"+cmd.CommandPath()[len(root.Name()):])
+		err = withHint(err, help.For(cmd))
 	}
 	fmt.Fprintf(stderr, "xdplb: %v\n", err)
 	if text := hint(err); text != "" {

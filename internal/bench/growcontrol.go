@@ -109,7 +109,7 @@ func (r *ControlRow) once(plan GrowPlan, took *operations) (err error) {
 	took.attach.add(d.attachTook)
 	took.apply.add(d.applyTook)
 
-	idle, err := KeepAttached(d.Program())
+	idle, err := KeepAttached(d.Programs()...)
 	if err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func (d *Director) changeWeight(key lb.ServiceKey, weight uint32) (seen, changed
 		return 0, 0, err
 	}
 	start := time.Now()
-	_, err = datapath.Change(d.pinDir, func(state *lb.State) error {
+	_, err = datapath.ChangeService(d.pinDir, key, func(state *lb.State) error {
 		return state.SetService(key, func(service *lb.Service) error {
 			service.Backends[0].Weight = weight
 			return nil

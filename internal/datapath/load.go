@@ -55,12 +55,14 @@ type loadKeeper struct {
 	seen   []uint64 // what the walk has found
 }
 
-func (d *Datapath) newLoadKeeper(live *configuration) *loadKeeper {
+func (d *Datapath) newLoadKeeper(epoch uint64) *loadKeeper {
+	looks := make([]bool, ids(d.meta.Services))
+	for _, s := range d.services.side(side(epoch)) {
+		looks[s.Id] = looksAtLoads(lb.Scheduler(s.Scheduler))
+	}
 	k := &loadKeeper{d: d, counts: make([]bool, d.backends.count)}
-	for _, s := range live.list {
-		for _, b := range s.backends {
-			k.counts[b.id] = looksAtLoads(lb.Scheduler(s.Scheduler))
-		}
+	for id, columns := range d.info.side(side(epoch)) {
+		k.counts[id] = columns.Family != 0 && looks[columns.Service]
 	}
 	return k
 }
@@ -133,17 +135,18 @@ func outside(n, a, b int64) int64 {
 }
 
 // countUncounted counts the flows of services whose scheduler has begun to look at loads.
-func (d *Datapath) countUncounted(live *configuration) error {
+func (d *Datapath) countUncounted(epoch uint64) error {
 	table, err := d.openFlows()
 	if err != nil {
 		return fmt.Errorf("counting the flows of each backend: %w", err)
 	}
 	defer table.close()
-	keeper := d.newLoadKeeper(live)
+	keeper := d.newLoadKeeper(epoch)
 	keeper.seen = make([]uint64, len(keeper.counts))
 	for i := range table.buckets.values {
-		for way := range table.buckets.values[i].Entry {
-			keeper.keep(table, &table.buckets.values[i], way)
+		bucket := table.bucket(i)
+		for way := range bucket.Entry {
+			keeper.keep(table, bucket, way)
 		}
 	}
 	return nil

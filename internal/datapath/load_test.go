@@ -44,7 +44,7 @@ func checkLoads(t testing.TB, when string, key lb.ServiceKey, want ...flowCount)
 		t.Fatal(err)
 	}
 	defer d.Close()
-	live, err := d.readLive()
+	live, err := d.readLive(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func TestSweepCountsLoads(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	live, err := d.readLive()
+	live, err := d.readLive(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,22 +24,18 @@ func (d *Datapath) Sweep(ctx context.Context) (freed int, err error) {
 		return 0, fmt.Errorf("sweeping the flow table: %w", err)
 	}
 	defer table.close()
-	live, err := d.readLive()
-	if err != nil {
-		return 0, fmt.Errorf("sweeping the flow table: %w", err)
-	}
-	loads := d.newLoadKeeper(live)
+	loads := d.newLoadKeeper(d.config.load(configEpoch))
 	loads.begin()
 	for from := 0; from < len(table.buckets.values); from += sweepStep {
 		if err := ctx.Err(); err != nil {
 			return freed, err
 		}
 		for i := from; i < min(from+sweepStep, len(table.buckets.values)); i++ {
-			freed += table.sweepBucket(&table.buckets.values[i], loads)
+			freed += table.sweepBucket(table.bucket(i), loads)
 		}
 	}
 	loads.correct()
-	if err := d.settleSlots(live, table); err != nil {
+	if err := d.settleSlots(table); err != nil {
 		return freed, fmt.Errorf("settling the slots of mh services: %w", err)
 	}
 	return freed, nil
@@ -70,7 +66,11 @@ func (t *flowTable) sweepBucket(bucket *xdplbBucket, loads *loadKeeper) (freed i
 }
 
 // settleSlots settles the slots of those mh services whose last change is long enough ago.
-func (d *Datapath) settleSlots(live *configuration, table *flowTable) error {
+func (d *Datapath) settleSlots(table *flowTable) error {
+	live, err := d.readLive(nil)
+	if err != nil {
+		return err
+	}
 	due := make(map[*service]*unsettledTable)
 	defer func() {
 		for _, u := range due {
@@ -91,14 +91,12 @@ func (d *Datapath) settleSlots(live *configuration, table *flowTable) error {
 		return nil
 	}
 	d.findStrays(live, table, due)
-	values := d.services.side(side(live.epoch))
-	for i := range values {
-		s := live.services[values[i].key()]
-		if values[i].Id == 0 || due[s] == nil {
+	for s, unsettled := range due {
+		if unsettled.settle() > 0 {
 			continue
 		}
-		if due[s].settle() == 0 {
-			atomic.StoreUint32(&values[i].Settles, 0) // for user space alone: nothing is left to do
+		for n := range uint32(sides) { // each a copy of the other, or to be made one
+			atomic.StoreUint32(&d.services.side(n)[s.place].Settles, 0) // for user space alone: nothing is left to do
 		}
 	}
 	return nil

@@ -27,6 +27,15 @@ func Install(root *cobra.Command, group string, unknown func(cmd *cobra.Command,
 	root.AddCommand(completion)
 }
 
+// For is the command line that explains a command: "xdplb help backend add".
+func For(cmd *cobra.Command) string {
+	program, words, _ := strings.Cut(cmd.CommandPath(), " ")
+	if words == "help" {
+		words = ""
+	}
+	return strings.TrimSpace(program + " help " + words)
+}
+
 // command is "help"; unlike cobra's, it fails for a topic that there is not.
 func command(unknown func(*cobra.Command, string) error) *cobra.Command {
 	return &cobra.Command{
