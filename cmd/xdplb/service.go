@@ -24,10 +24,20 @@ any other address or port go to the director's own stack as if xdplb were not th
 }
 
 const schedulersHelp = `Schedulers:
-  rr   round robin: each backend in turn, whatever the weights (but never one with weight 0)
-  wrr  round robin in proportion to the weights
-  sh   by a hash of the client's address: a client stays with its backend
-  mh   by a Maglev hash of the client's address, without the port: like sh, but few clients move when backends change`
+  rr     round robin: each backend in turn, whatever the weights (but never one with weight 0)
+  wrr    round robin in proportion to the weights
+  lc     the backend with the fewest connections (an active one counts as much as 256 inactive ones)
+  wlc    the same in proportion to the weights
+  sed    the shortest expected delay: the fewest active connections and one in proportion to the weights
+  nq     never queue: a backend without active connections, or else as sed
+  fo     failover: the backend with the greatest weight
+  ovf    overflow: the greatest weight of those that have no more active connections than their weight
+  twos   the less loaded of two that are drawn in proportion to the weights
+  sh     by a hash of the client's address: a client stays with its backend
+  mh     by a Maglev hash of the client's address, without the port: like sh, but few clients move when backends change
+  dh     by a hash of the VIP: one backend for all clients
+  lblc   one backend for all clients, until it is overloaded and another is not
+  lblcr  the same with a set of backends, which grows then and shrinks once a day`
 
 func serviceAddCommand(env *environment) *cobra.Command {
 	scheduler := lb.DefaultScheduler
@@ -89,7 +99,7 @@ func serviceVerb(env *environment, cmd *cobra.Command, scheduler *lb.Scheduler, 
 	})
 	protocolFlag(cmd, &protocol)
 	if scheduler != nil {
-		parsedVar(cmd.Flags(), scheduler, "scheduler", "NAME", scheduler.String(), "rr, wrr, sh or mh", lb.ParseScheduler)
+		parsedVar(cmd.Flags(), scheduler, "scheduler", "NAME", scheduler.String(), "how backends are chosen, see above", lb.ParseScheduler)
 		var names []string
 		for _, s := range lb.Schedulers() {
 			if lb.Supported(lb.State{Services: []lb.Service{{Scheduler: s}}}) == nil {

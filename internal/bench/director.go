@@ -35,8 +35,8 @@ var (
 	serviceRRNew   = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 81), Protocol: lb.TCP}
 	serviceMH      = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 82), Protocol: lb.TCP}
 	serviceMHNew   = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 83), Protocol: lb.TCP}
-	serviceLCNew   = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 85), Protocol: lb.TCP}
-	serviceTwosNew = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 86), Protocol: lb.TCP}
+	serviceLCNew   = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 87), Protocol: lb.TCP}
+	serviceTwosNew = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 88), Protocol: lb.TCP}
 	serviceQuiesce = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 84), Protocol: lb.TCP}
 	serviceRRFlood = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 85), Protocol: lb.TCP}
 	serviceMHFlood = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 86), Protocol: lb.TCP}

@@ -49,7 +49,7 @@ func TestRead(t *testing.T) {
 	}
 	want := config.File{Services: []config.Service{
 		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("[2001:db8::64]:53"), Protocol: lb.UDP}, Scheduler: lb.MH},
-		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("172.10.0.9:80"), Protocol: lb.TCP}, Scheduler: lb.RR, Backends: web},
+		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("172.10.0.9:80"), Protocol: lb.TCP}, Scheduler: lb.WLC, Backends: web},
 		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("172.10.0.9:443"), Protocol: lb.TCP}, Scheduler: lb.WRR, Backends: web},
 	}}
 	if diff := cmp.Diff(want, got, byValue); diff != "" {
@@ -85,7 +85,7 @@ func TestState(t *testing.T) {
 	}
 	web := []lb.Backend{{Addr: netip.MustParseAddr("192.168.60.8"), Hop: hop}, {Addr: netip.MustParseAddr("192.168.60.9"), Weight: 1}}
 	want := lb.State{Services: []lb.Service{
-		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("172.10.0.9:80"), Protocol: lb.TCP}, Scheduler: lb.RR, Backends: web},
+		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("172.10.0.9:80"), Protocol: lb.TCP}, Scheduler: lb.WLC, Backends: web},
 		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("172.10.0.9:443"), Protocol: lb.TCP}, Scheduler: lb.WRR, Backends: web},
 		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("[2001:db8::64]:53"), Protocol: lb.UDP}, Scheduler: lb.MH},
 	}}

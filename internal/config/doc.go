@@ -5,7 +5,7 @@
 //	services:
 //	  - address: 172.10.0.9:80           # an IPv6 address needs quotes: "[2001:db8::64]:80"
 //	    protocol: tcp                    # tcp or udp; default tcp
-//	    scheduler: rr                    # rr, wrr, sh or mh; default rr
+//	    scheduler: rr                    # as of service add; default wlc
 //	    backends:                        # default none
 //	      - address: 192.168.60.8
 //	        weight: 1                    # 0 to 2147483647; default 1

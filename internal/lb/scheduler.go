@@ -29,10 +29,8 @@ const (
 	TWOS                       // twos: the less loaded of two drawn in proportion to the weights
 )
 
-// DefaultScheduler is what a service gets that names no scheduler. LVS's default, and that of the ipvsadm grammar, is
-// wlc, which the data plane does not have yet; rr shares equally, as wlc does among equal backends with connections of
-// equal length.
-const DefaultScheduler = RR
+// DefaultScheduler is what a service gets that names no scheduler, as in LVS.
+const DefaultScheduler = WLC
 
 // schedulerNames are by number.
 var schedulerNames = [...]string{
