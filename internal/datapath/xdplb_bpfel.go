@@ -64,8 +64,9 @@ type xdplbCursor struct {
 	First      uint64
 	Tick       uint32
 	FloodUntil uint32
+	FloodSince uint32
 	Floods     uint32
-	Zero       [9]uint32
+	Zero       [8]uint32
 }
 
 type xdplbEgress struct {
