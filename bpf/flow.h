@@ -24,7 +24,7 @@
 #include "schedule.h"
 #include "target.h"
 
-#define LOCK_ATTEMPTS 256
+#define LOCK_ATTEMPTS 1024
 
 /*
  * Embryonic flows may have this many of a bucket's ways, and beyond that free ones while they are
@@ -205,10 +205,13 @@ static __always_inline __u32 home_of(struct flow_hash hash)
 	return (__u64)hash.bucket * flow_buckets >> 32;
 }
 
-/* The bucket in the table's second part. Taken from the tag, so that one bucket's flows scatter. */
+/*
+ * The bucket in the table's second part. The tag lets one bucket's flows scatter, and with the home
+ * bucket in it flows of one tag are told apart there too.
+ */
 static __always_inline __u32 spill_of(struct flow_hash hash)
 {
-	return flow_buckets + ((__u64)hash.tag * spill_buckets >> 32);
+	return flow_buckets + ((__u64)(hash.tag ^ hash.bucket) * spill_buckets >> 32);
 }
 
 static __always_inline __u64 load_word(const struct entry *entry)
@@ -377,9 +380,11 @@ static __always_inline __u32 stale_way(const struct bucket *bucket)
 
 /*
  * The way that a new flow may have: free, else expired or stale, else an embryonic one's. WAYS: all
- * are live and established.
+ * are live and established, or young: a handshake under way goes on, as long as the table's second
+ * part (is_spill) can take the new flow instead.
  */
-static __always_inline __u32 choose_way(const struct bucket *bucket, struct entry fresh, __u32 now)
+static __always_inline __u32 choose_way(const struct bucket *bucket, struct entry fresh, __u32 now,
+					bool is_spill)
 {
 	__u32 free = WAYS, expired = WAYS, embryonic = WAYS, oldest = 0, embryos = 0;
 
@@ -412,8 +417,9 @@ static __always_inline __u32 choose_way(const struct bucket *bucket, struct entr
 		count_eviction(EVICTION_EXPIRED);
 		return expired;
 	}
-	if (embryonic < WAYS)
-		count_eviction(EVICTION_EMBRYONIC);
+	if (embryonic == WAYS || (oldest <= YOUNG_TICKS && !is_spill))
+		return WAYS;
+	count_eviction(EVICTION_EMBRYONIC);
 	return embryonic;
 }
 
@@ -564,7 +570,7 @@ static __always_inline struct room room_in_spill(struct bucket *home, struct flo
 	if (!spill || !lock_bucket(spill))
 		return room;
 	room.bucket = spill;
-	room.way = choose_way(spill, fresh, now);
+	room.way = choose_way(spill, fresh, now, true);
 	if (room.way == WAYS) {
 		room.way = oldest_way(spill, now);
 		count_eviction(EVICTION_ESTABLISHED);
@@ -608,7 +614,7 @@ __attribute__((noinline)) __u64 add_flow(__u64 packed, __u64 word, __u32 now,
 
 	result = (union added_word){ .added.cell = REASON_FLOW_TABLE_FULL };
 	if (room.way == WAYS)
-		room.way = choose_way(home, fresh.entry, now);
+		room.way = choose_way(home, fresh.entry, now, false);
 	if (room.way == WAYS)
 		room = room_in_spill(home, hash, fresh.entry, now);
 	if (!room.bucket)

@@ -101,6 +101,15 @@ static __always_inline bool is_flooded(const struct cursor *cursor, __u32 now)
 	return (__s32)(cursor->flood_until - now) > 0;
 }
 
+/* For so many ticks into a flood, SYNs from before it may be sent again (RFC 6298: after 1, 3, 7 s). */
+#define RETRY_TICKS 8
+
+/* Whether a SYN may have an entry from before the flood, which it follows. */
+static __always_inline bool is_recorded_before(const struct cursor *cursor, __u32 now)
+{
+	return now - cursor->flood_since <= RETRY_TICKS;
+}
+
 /* Whether a packet may still come whose SYN was placed in flood mode. */
 static __always_inline bool was_flooded(const struct cursor *cursor, __u32 now)
 {
@@ -117,8 +126,10 @@ static __always_inline __u64 take_turn(struct cursor *cursor, __u32 now)
 		cursor->first = turn;
 	}
 	if (turn - cursor->first == flood_rate) {
-		if (!is_flooded(cursor, now))
+		if (!is_flooded(cursor, now)) {
+			cursor->flood_since = now;
 			__sync_fetch_and_add(&cursor->floods, 1);
+		}
 		cursor->flood_until = now + FLOOD_TICKS;
 	}
 	return turn;

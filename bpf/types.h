@@ -104,13 +104,13 @@ enum reason {
 
 /*
  * The maps services, service_buckets and backend_info have two sides each, one behind the other.
- * Packets use side (epoch & 1); user space copies it to the other side, changes that, and then
- * stores epoch + 1.
+ * Packets use side (epoch & 1). Between changes the other side is its copy; user space changes that,
+ * stores epoch + 1, and makes the two equal again. A service keeps its index while it lives.
  */
 struct config {
 	__u64 epoch;
 	__u64 multiplier[2]; /* odd, of each side: see struct service_bucket */
-	__u64 tidy; /* user only: epoch + 1 if nothing is left over of any other configuration */
+	__u64 tidy; /* user only: epoch + 1 if nothing is left over and both sides are equal */
 	__u64 zero[4];
 };
 
@@ -354,14 +354,15 @@ struct cursor {
 	__u64 first; /* the turn with which the current tick began */
 	__u32 tick;  /* that tick */
 	__u32 flood_until; /* tick; until then the service is in flood mode */
-	__u32 floods;	   /* times that it entered flood mode */
+	__u32 flood_since; /* tick in which it last entered flood mode */
+	__u32 floods;	   /* times that it did */
 	/* lblc, lblcr: the set of backends that the service's destination has */
-	__u32 era;     /* service.era, of which the set is */
 	__u64 joins;   /* how often a backend has joined */
 	__u64 oldest;  /* members of the set have joined with this number or a later one */
+	__u32 era;     /* service.era, of which the set is */
 	__u32 used;    /* tick of the last new flow */
 	__u32 changed; /* tick when somebody last joined or left */
-	__u32 zero[2];
+	__u32 zero;
 };
 
 /* Says what the pins are, and what the program was given before it was loaded. */

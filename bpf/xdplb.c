@@ -111,15 +111,33 @@ static __always_inline enum reason open_flow(const struct packet *p, struct fami
 			   first_state(state, opens), now, target);
 }
 
+/*
+ * The backend of a SYN that is placed by its hash alone, since the service is in flood mode; 0: of
+ * one that is not.
+ */
+static __always_inline __u32 flood_backend(const struct packet *p, struct family family,
+					   const struct service *service,
+					   const struct cursor *cursor, struct flow_hash hash,
+					   __u32 state, __u32 now)
+{
+	__u32 id;
+
+	if (state != FLOW_SYN || !is_flooded(cursor, now) || !service->slots)
+		return 0;
+	id = slot_of(service->table, hashed_slot(p, family, service, hash.tag));
+	/* what an unsettled slot has not recorded is taken for its previous backend's */
+	return id & SLOT_UNSETTLED ? 0 : id;
+}
+
 static __always_inline enum reason place(const struct packet *p, struct family family,
 					 target_t *target)
 {
 	const struct service *service = find_service(p, family);
 	__u8 protocol = family.is_ip6 ? p->key6.protocol : p->key4.protocol;
-	__u32 state = state_of(p, protocol), now, id;
+	__u32 state = state_of(p, protocol), now, id, unrecorded;
 	struct flow_hash hash;
 	struct cursor *cursor;
-	struct flow flow;
+	struct flow flow = {};
 
 	if (!service)
 		return REASON_NO_SERVICE;
@@ -136,21 +154,20 @@ static __always_inline enum reason place(const struct packet *p, struct family f
 	cursor = bpf_map_lookup_elem(&cursors, &id);
 	if (!cursor)
 		return REASON_INTERNAL;
-	if (state == FLOW_SYN && is_flooded(cursor, now) && service->slots) {
-		id = slot_of(service->table, hashed_slot(p, family, service, hash.tag));
-		/* what an unsettled slot has not recorded is taken for its previous backend's */
-		if (!(id & SLOT_UNSETTLED)) {
-			take_turn(cursor, now);
-			return aim(id, target);
+	unrecorded = flood_backend(p, family, service, cursor, hash, state, now);
+	if (!unrecorded || is_recorded_before(cursor, now)) {
+		if (state == FLOW_SYN)
+			expect_flow(hash);
+		flow = find_flow(hash, now);
+		if (flow.bucket && follows(p, flow.was.entry, now)) {
+			*target = flow.was.entry.target;
+			touch_flow(&flow, state, now);
+			return REASON_TX;
 		}
 	}
-	if (state == FLOW_SYN)
-		expect_flow(hash);
-	flow = find_flow(hash, now);
-	if (flow.bucket && follows(p, flow.was.entry, now)) {
-		*target = flow.was.entry.target;
-		touch_flow(&flow, state, now);
-		return REASON_TX;
+	if (unrecorded) {
+		take_turn(cursor, now);
+		return aim(unrecorded, target);
 	}
 	return open_flow(p, family, service, cursor, hash, flow.bucket != NULL, state, now, target);
 }

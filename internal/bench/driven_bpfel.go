@@ -68,13 +68,14 @@ type drivenCursor struct {
 	First      uint64
 	Tick       uint32
 	FloodUntil uint32
+	FloodSince uint32
 	Floods     uint32
-	Era        uint32
 	Joins      uint64
 	Oldest     uint64
+	Era        uint32
 	Used       uint32
 	Changed    uint32
-	Zero       [2]uint32
+	Zero       uint32
 }
 
 type drivenEgress struct {

@@ -109,6 +109,23 @@ func TestFloodMode(t *testing.T) {
 		t.Errorf("%d flows, want %d", got, recorded+rate)
 	}
 
+	// a SYN from before the flood that is sent again, as it is for some seconds, has an entry already
+	again := clientNumber(0)
+	recordedTo := realMAC(int(d.find(d.hashOf(again, service4, unix.IPPROTO_TCP)).backend()) - 100)
+	if d.hashed(again, reals) == recordedTo {
+		again = clientNumber(1) // the hash would send it to the same
+		recordedTo = realMAC(int(d.find(d.hashOf(again, service4, unix.IPPROTO_TCP)).backend()) - 100)
+	}
+	if to := d.destination(t, opening.of(again)); to != recordedTo {
+		t.Errorf("SYN from before the flood: to %x, want %x", to, recordedTo)
+	}
+	c := d.cursor(service)
+	c.FloodSince = now - 9
+	d.put("cursors", uint32(service), c)
+	if to, want := d.destination(t, opening.of(again)), d.hashed(again, reals); to != want {
+		t.Errorf("the same long into the flood: to %x, want %x", to, want)
+	}
+
 	// what is no TCP of this service is not in flood mode
 	flows := len(d.flows())
 	d.run(frame(ip4(), udp(portPlain)))
@@ -121,7 +138,7 @@ func TestFloodMode(t *testing.T) {
 	}
 
 	// it goes on while the rate is exceeded, and is one flood
-	c := d.cursor(service)
+	c = d.cursor(service)
 	c.Tick, c.FloodUntil = now-2, now+2
 	d.put("cursors", uint32(service), c)
 	d.flood(t, 1000, rate+1)

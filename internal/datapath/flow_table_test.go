@@ -171,6 +171,11 @@ func TestWayOfANewFlow(t *testing.T) {
 		{name: "SYN behind three answered datagrams", in: aSYN, way: free, home: [ways]resident{answered, answered, answered, {}, {}}},
 		{name: "all established", in: aSYN, bucket: 1, way: free, home: full,
 			evicted: counts{xdplbEvictionEVICTION_SPILLED: 1}},
+		{name: "handshakes under way", in: aSYN, bucket: 1, way: free, evicted: counts{xdplbEvictionEVICTION_SPILLED: 1},
+			home: [ways]resident{opening(1), opening(0), established, established, established}},
+		{name: "spill: handshakes under way", in: aSYN, bucket: 1, way: 2, home: full,
+			spill:   [ways]resident{established, established, opening(1), established, established},
+			evicted: counts{xdplbEvictionEVICTION_SPILLED: 1, xdplbEvictionEVICTION_EMBRYONIC: 1}},
 		{name: "spill: expired", in: aSYN, bucket: 1, way: 3, home: full,
 			spill:   [ways]resident{established, established, opening(7), expired, established},
 			evicted: counts{xdplbEvictionEVICTION_SPILLED: 1, xdplbEvictionEVICTION_EXPIRED: 1}},
@@ -295,6 +300,30 @@ func TestSpilledFlowStartsAnew(t *testing.T) {
 	}
 	if got := d.bucket(1); slices.ContainsFunc(got.Entry[:], func(e xdplbEntry) bool { return e.word() != 0 }) {
 		t.Errorf("spill bucket %+v, want it empty", got)
+	}
+}
+
+// TestSpilledFlowsOfOneTag: two flows that have spilled, and have one tag and one check, are told apart by where their
+// home buckets are.
+func TestSpilledFlowsOfOneTag(t *testing.T) {
+	t.Parallel()
+	d := newPair(t, tableOf(2, 64))
+	clients := []netip.AddrPort{clientNumber(740_873), clientNumber(1_969_249)} // found by trying
+	one, other := d.hashOf(clients[0], service4, unix.IPPROTO_TCP), d.hashOf(clients[1], service4, unix.IPPROTO_TCP)
+	if one.tag != other.tag || one.check != other.check || d.homeOf(one) == d.homeOf(other) {
+		t.Fatalf("%+v and %+v: this test shows nothing", one, other)
+	}
+	full := resident{state: stateEstablished}
+	for bucket := range d.home {
+		d.settle(t, bucket, [ways]resident{full, full, full, full, full})
+	}
+	opening, later := templateOf(tcpFlags{syn: true}, portPlain), templateOf(tcpFlags{ack: true}, portPlain)
+	for _, frames := range []template{opening, later, later} {
+		for i, want := range []macAddr{real1MAC, real2MAC} {
+			if to := d.destination(t, frames.of(clients[i])); to != want {
+				t.Errorf("flow %d: to %x, want %x", i, to, want)
+			}
+		}
 	}
 }
 

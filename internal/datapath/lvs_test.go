@@ -84,6 +84,9 @@ func (d *rig) runLVS(t *testing.T, scheduler lb.Scheduler, seed uint64) {
 	d.turn(0)
 	clear(w.loads)
 	kind := random.IntN(4)
+	if scheduler == lb.LBLC || scheduler == lb.LBLCR { // which differ from wlc where some are overloaded, and others not
+		kind, w.protocol, w.reals = 2, lb.TCP, d.addReals(2+random.IntN(3))
+	}
 	for _, id := range w.reals {
 		w.service.dests = append(w.service.dests, &lvsDest{id: id, weight: w.weight(kind)})
 	}
@@ -124,7 +127,7 @@ func (w *lvsWorld) step(t *testing.T, kind int) string {
 	case n < 4 && looksAtLoads(w.service.scheduler):
 		return w.change()
 	case n < 6:
-		return w.wait(t, []int64{50_000, day + 10}[w.random.IntN(2)])
+		return w.wait(t, []int64{50_000, 50_000, 50_000, day + 10}[w.random.IntN(4)])
 	case n < 50 || len(w.live) == 0:
 		w.next++
 		return w.connect(t, w.next)

@@ -47,7 +47,7 @@ func wordsOf(address netip.Addr) (words []uint32) {
 func (d *rig) homeOf(hash flowHash) uint32 { return uint32(uint64(hash.bucket) * uint64(d.home) >> 32) }
 
 func (d *rig) spillOf(hash flowHash) uint32 {
-	return d.home + uint32(uint64(hash.tag)*uint64(d.spill)>>32)
+	return d.home + uint32(uint64(hash.tag^hash.bucket)*uint64(d.spill)>>32)
 }
 
 // Words of a bucket: entries, then tags and head, two in a word.
