@@ -138,6 +138,7 @@ func (d *Datapath) byName() map[string]**ebpf.Map {
 		xdplbMapMeta:            &d.maps.Meta,
 		xdplbMapReasons:         &d.maps.Reasons,
 		xdplbMapRetiredCounters: &d.maps.RetiredCounters,
+		xdplbMapSetScans:        &d.maps.SetScans,
 		xdplbMapServiceBuckets:  &d.maps.ServiceBuckets,
 		xdplbMapServices:        &d.maps.Services,
 		xdplbMapTableIds:        &d.maps.TableIds,
