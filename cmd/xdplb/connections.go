@@ -16,7 +16,10 @@ import (
 )
 
 func connectionsCommand(env *environment) *cobra.Command {
-	var numeric, count, sweep, asJSON bool
+	var (
+		numeric, count, sweep, asJSON bool
+		filter                        *connectionFilter
+	)
 	cmd := &cobra.Command{
 		Use:   "connections",
 		Short: "List the live connections, as ipvsadm -L -c does",
@@ -27,6 +30,9 @@ nothing: minutes and seconds.
 States are what the client's packets show, since replies do not pass the director: SYN_RECV, ESTABLISHED, FIN_WAIT
 (the client has closed its half), CLOSE (it has reset the connection), and UDP.
 
+Filters leave out what does not fit all of them. With --json the output is one array, whose elements come one by one:
+however many connections there are, memory does not grow.
+
 Other commands can change nothing until the listing is at its end: write a long one to a file, not to a pager.
 
 With --sweep, list nothing, but free the room of connections that have expired or whose backend was deleted. New
@@ -34,6 +40,8 @@ connections take that room as they need it, so this is not urgent. It also lets 
 to placing packets by the lookup table alone, fifteen minutes after their backends changed.`,
 		Example: `  xdplb connections -n
   xdplb connections --count
+  xdplb connections -n --backend 192.168.60.8 --state ESTABLISHED
+  xdplb connections --client 203.0.113.0/24 --json | jq length
   xdplb connections --sweep`,
 		Args: takes(),
 		RunE: env.action(func([]string) error {
@@ -41,20 +49,24 @@ to placing packets by the lookup table alone, fifteen minutes after their backen
 			case sweep:
 				return env.sweep()
 			case count:
-				return env.countConnections()
+				return env.countConnections(filter)
 			case asJSON:
-				return env.view(env.connectionsJSON)
+				return env.connectionsJSON(filter)
 			}
-			return env.listConnections(numeric)
+			return env.listConnections(numeric, filter)
 		}),
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.BoolVarP(&numeric, "numeric", "n", false, "print addresses and ports as numbers")
+	filter = newConnectionFilter(cmd)
 	flags.BoolVar(&count, "count", false, "print only how many there are")
 	flags.BoolVar(&sweep, "sweep", false, "free what has expired")
 	jsonFlag(cmd, &asJSON)
 	cmd.MarkFlagsMutuallyExclusive("count", "sweep", "json")
+	for _, name := range []string{"client", "service", "backend", "state"} {
+		cmd.MarkFlagsMutuallyExclusive("sweep", name)
+	}
 	return cmd
 }
 
@@ -66,19 +78,21 @@ func (env *environment) sweep() error {
 	})
 }
 
-// connections calls visit for every live connection until it says false, or a signal comes.
-func (env *environment) connections(dp *datapath.Datapath, visit func(datapath.Connection) bool) error {
-	err := dp.Connections(func(c datapath.Connection) bool { return env.ctx.Err() == nil && visit(c) })
+// connections calls visit for every live connection that is wanted until it says false, or a signal comes.
+func (env *environment) connections(dp *datapath.Datapath, filter *connectionFilter, visit func(datapath.Connection) bool) error {
+	err := dp.Connections(func(c datapath.Connection) bool {
+		return env.ctx.Err() == nil && (!filter.wants(&c) || visit(c))
+	})
 	if err != nil {
 		return err
 	}
 	return env.ctx.Err()
 }
 
-func (env *environment) countConnections() error {
+func (env *environment) countConnections(filter *connectionFilter) error {
 	count := 0
 	err := env.view(func(dp *datapath.Datapath) error {
-		return env.connections(dp, func(datapath.Connection) bool {
+		return env.connections(dp, filter, func(datapath.Connection) bool {
 			count++
 			return true
 		})
@@ -91,7 +105,7 @@ func (env *environment) countConnections() error {
 }
 
 // listConnections prints them as ipvsadm does. Names are looked up first, without the lock.
-func (env *environment) listConnections(numeric bool) error {
+func (env *environment) listConnections(numeric bool, filter *connectionFilter) error {
 	var listing ipvsadm.ConnectionListing
 	if !numeric {
 		state, _, err := env.snapshot()
@@ -103,7 +117,7 @@ func (env *environment) listConnections(numeric bool) error {
 	}
 	return env.view(func(dp *datapath.Datapath) error {
 		listing.Walk = func(visit func(ipvsadm.Connection) bool) error {
-			return env.connections(dp, func(c datapath.Connection) bool { return visit(connectionRow(c)) })
+			return env.connections(dp, filter, func(c datapath.Connection) bool { return visit(connectionRow(c)) })
 		}
 		return ipvsadm.ListConnections(env.stdout, listing)
 	})
@@ -146,11 +160,15 @@ type connectionView struct {
 }
 
 // connectionsJSON prints an array, as env.json would, but one element after the other.
-func (env *environment) connectionsJSON(dp *datapath.Datapath) error {
+func (env *environment) connectionsJSON(filter *connectionFilter) error {
+	return env.view(func(dp *datapath.Datapath) error { return env.writeConnectionsJSON(dp, filter) })
+}
+
+func (env *environment) writeConnectionsJSON(dp *datapath.Datapath, filter *connectionFilter) error {
 	out := bufio.NewWriterSize(env.stdout, 64<<10)
 	before, after := "[\n  ", "[]\n"
 	var failed error
-	err := env.connections(dp, func(c datapath.Connection) bool {
+	err := env.connections(dp, filter, func(c datapath.Connection) bool {
 		var text []byte
 		if text, failed = json.MarshalIndent(newConnectionView(c), "  ", "  "); failed != nil {
 			return false
