@@ -24,13 +24,13 @@ func demoCommand(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Walk through the reference cluster aloud",
-		Long: `Raise a cluster of its own, set xdplb up on it, and show and check what comes out: each command that it
-runs, and what LVS's operator would have typed. Nothing stays, however it ends; a cluster that is "up" is not touched. Exit status
-0 only if everything that it showed is right.`,
+		Long: `Raise a cluster of its own, set xdplb up on it, and show and check what comes out: each command that it runs, and
+what LVS's operator would have typed. Nothing stays, however it ends, and a cluster that is "up" is not touched. Exit
+status 0 only if everything that it showed is right.`,
 		Args: noArguments,
 		RunE: env.action(func([]string) error { return env.demo(binary) }),
 	}
-	cmd.Flags().StringVar(&binary, "xdplb", "", "the xdplb to show, a `path` (default: the one beside xdplb-lab)")
+	cmd.Flags().StringVar(&binary, "xdplb", "", "`PATH` of the xdplb to show (default: the one beside xdplb-lab)")
 	return cmd
 }
 

@@ -12,10 +12,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
+	"xdplb/internal/help"
 	"xdplb/internal/lab"
 )
 
@@ -64,7 +64,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintf(stderr, "xdplb-lab: %v\n", err)
 	if !env.begun {
-		fmt.Fprintf(stderr, "hint: xdplb-lab help%s\n", strings.TrimPrefix(cmd.CommandPath(), root.Name()))
+		fmt.Fprintf(stderr, "hint: %s\n", help.For(cmd))
 		return exitUsage
 	}
 	if text := hint(err); text != "" {
@@ -92,7 +92,7 @@ It stays up until "xdplb-lab down".`,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return fmt.Errorf("unknown command %q", args[0])
+				return unknownCommand(cmd, args[0])
 			}
 			return errors.New("which command? up, down, status, exec, shell or demo")
 		},
@@ -102,7 +102,12 @@ It stays up until "xdplb-lab down".`,
 	root.SetErr(env.stderr)
 	root.AddCommand(upCommand(env), downCommand(env), statusCommand(env),
 		execCommand(env), shellCommand(env), demoCommand(env))
+	help.Install(root, "", unknownCommand)
 	return root
+}
+
+func unknownCommand(_ *cobra.Command, word string) error {
+	return fmt.Errorf("unknown command %q", word)
 }
 
 // noArguments refuses arguments.

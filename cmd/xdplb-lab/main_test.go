@@ -40,6 +40,7 @@ func TestUsage(t *testing.T) {
 		want string
 	}{
 		{[]string{}, "xdplb-lab: which command? up, down, status, exec, shell or demo\nhint: xdplb-lab help\n"},
+		{[]string{"help", "upp"}, "xdplb-lab: unknown command \"upp\"\nhint: xdplb-lab help\n"},
 		{[]string{"upp"}, "xdplb-lab: unknown command \"upp\"\nhint: xdplb-lab help\n"},
 		{[]string{"up", "now"}, "xdplb-lab: unexpected argument \"now\"\nhint: xdplb-lab help up\n"},
 		{[]string{"up", "--arp", "loud"},
@@ -61,6 +62,27 @@ func TestUsage(t *testing.T) {
 				t.Errorf("standard error (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestHelp wants every command explained, by "help" and --help alike, and not in the words of the library.
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	for _, cmd := range append(rootCommand(&environment{}).Commands(), rootCommand(&environment{})) {
+		path := strings.Fields(cmd.CommandPath())[1:]
+		status, got, stderr := command(append([]string{"help"}, path...)...)
+		want := cmd.Long + "\n\nUsage:\n  " + cmd.CommandPath()
+		if status != exitDone || stderr != "" || !strings.HasPrefix(got, want) || strings.Contains(got, "help for") {
+			t.Errorf("help %v: status %d\n%s%s\nwant at first\n%s", path, status, got, stderr, want)
+		}
+		for line := range strings.Lines(got) {
+			if len(strings.TrimSuffix(line, "\n")) > 120 {
+				t.Errorf("help %v: longer than 120 columns: %s", path, line)
+			}
+		}
+		if _, same, _ := command(append(path, "--help")...); same != got {
+			t.Errorf("%v --help is not what help says (-help +--help):\n%s", path, cmp.Diff(got, same))
+		}
 	}
 }
 
@@ -89,18 +111,33 @@ func TestStory(t *testing.T) {
 	wants(exitFailed, "", "the cluster is up already\nhint: take it down first: xdplb-lab down\n", "up")
 
 	_, drawing, _ := command("status")
-	want := `HOST ADDRESSES STATE
-client eth0 10.10.0.1/8 2001:db8:10::1/64
-router eth0 10.10.0.88/8 2001:db8:10::88/64, eth1 172.10.0.1/16 192.168.60.1/24 2001:db8:60::1/64 2001:db8:ac::1/64
+	want := `HOST            ADDRESSES                                 STATE
+client          eth0 10.10.0.1/8
+                     2001:db8:10::1/64
+router          eth0 10.10.0.88/8
+                     2001:db8:10::88/64
+                eth1 172.10.0.1/16 192.168.60.1/24
+                     2001:db8:60::1/64 2001:db8:ac::1/64
 switch
-+- director eth0 172.10.0.9/16 192.168.60.4/24 2001:db8:60::4/64 2001:db8:ac::9/64 xdplb is not attached
-+- director2 eth0 192.168.60.5/24 2001:db8:60::5/64 xdplb is not attached
-+- real1 lo 172.10.0.9 2001:db8:ac::9, eth0 192.168.60.8/24 2001:db8:60::8/64 nginx runs
-+- real2 lo 172.10.0.9 2001:db8:ac::9, eth0 192.168.60.9/24 2001:db8:60::9/64 nginx runs
-+- real3 lo 172.10.0.9 2001:db8:ac::9, eth0 192.168.60.10/24 2001:db8:60::10/64 nginx runs
+  +- director   eth0 172.10.0.9/16 192.168.60.4/24        xdplb is not attached
+                     2001:db8:60::4/64 2001:db8:ac::9/64
+  +- director2  eth0 192.168.60.5/24                      xdplb is not attached
+                     2001:db8:60::5/64
+  +- real1      lo 172.10.0.9                             nginx runs
+                   2001:db8:ac::9
+                eth0 192.168.60.8/24
+                     2001:db8:60::8/64
+  +- real2      lo 172.10.0.9                             nginx runs
+                   2001:db8:ac::9
+                eth0 192.168.60.9/24
+                     2001:db8:60::9/64
+  +- real3      lo 172.10.0.9                             nginx runs
+                   2001:db8:ac::9
+                eth0 192.168.60.10/24
+                     2001:db8:60::10/64
 `
-	if diff := cmp.Diff(want, unaligned(drawing)); diff != "" {
-		t.Errorf("status, unaligned (-want +got):\n%s", diff)
+	if diff := cmp.Diff(want, drawing); diff != "" {
+		t.Errorf("status (-want +got):\n%s", diff)
 	}
 	wants(exitDone, "director2 /run/xdplb-lab/bpf/director2\n", "",
 		"exec", "director2", "--", "sh", "-c", "echo $XDPLB_LAB_HOST $XDPLB_PIN_DIR")
@@ -119,6 +156,35 @@ switch
 	if left, err := filepath.Glob("/run/*/*"); err != nil || len(left) > 0 {
 		t.Errorf("left after down: %v (%v)", left, err)
 	}
+}
+
+// TestARPProblem types what "up --arp none" says to type, until the router has a real server's MAC address for the VIP.
+func TestARPProblem(t *testing.T) {
+	t.Parallel()
+	testenv.Require(t, testenv.Command("nginx"), testenv.Command("curl"))
+	testenv.Namespace(t)
+	defer command("down")
+	_, out, _ := command("up", "--arp", "none")
+	_, hint, found := strings.Cut(out, "\nNothing keeps the real servers from answering ARP for the VIP.")
+	if !found {
+		t.Fatalf("up says\n%s", out)
+	}
+	const director = "02:00:c0:a8:3c:04"
+	if !strings.Contains(hint, director) {
+		t.Errorf("the hint does not name the director's MAC address:\n%s", hint)
+	}
+	var last string
+	for range 20 { // the fastest answer is forgotten, the last stays
+		for line := range strings.Lines(hint) {
+			if words := strings.Fields(line); len(words) > 0 && words[0] == "xdplb-lab" {
+				_, last, _ = command(words[1:]...)
+			}
+		}
+		if strings.Contains(last, "lladdr") && !strings.Contains(last, director) {
+			return
+		}
+	}
+	t.Errorf("the router knows the VIP at last as %q, want a real server's MAC address", last)
 }
 
 // TestFindProgram wants the demo to show what its commands say.

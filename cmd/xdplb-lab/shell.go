@@ -14,7 +14,9 @@ func shellCommand(env *environment) *cobra.Command {
 	return &cobra.Command{
 		Use:   "shell HOST",
 		Short: "Open a shell on a host",
-		Long:  `Open $SHELL on a host of the cluster, as exec does. "down" ends it.`,
+		Long: `Open $SHELL (or /bin/sh) on a host of the cluster, and end with its exit status. Only its network is the host's;
+files and processes are this machine's. "xdplb-lab down" ends it too.`,
+		Example: `  xdplb-lab shell director`,
 		Args: func(_ *cobra.Command, args []string) error {
 			switch len(args) {
 			case 0:

@@ -46,7 +46,11 @@ func printTopology(w io.Writer, l *lab.Lab) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\n", branch(h), addresses, state)
+		name := branch(h)
+		for _, line := range addresses {
+			fmt.Fprintf(table, "%s\t%s\t%s\n", name, line, state)
+			name, state = "", ""
+		}
 	}
 	if err := table.Flush(); err != nil {
 		return err
@@ -70,29 +74,37 @@ func branch(h *lab.Host) string {
 	return h.Name
 }
 
-// hostAddresses lists the addresses that count: not 127.0.0.1 and ::1.
-func hostAddresses(h *lab.Host) (string, error) {
+// hostAddresses lists the addresses that count (not 127.0.0.1 and ::1), in a line for each interface and IP version, and
+// in one at least.
+func hostAddresses(h *lab.Host) ([]string, error) {
 	names := []string{"lo"}
 	for _, i := range h.Interfaces {
 		names = append(names, i.Name)
 	}
-	var parts []string
+	var lines []string
 	for _, name := range names {
 		addresses, err := h.Addresses(name)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		var words []string
-		for _, address := range addresses {
-			if !address.Addr().IsLoopback() {
-				words = append(words, shortPrefix(address))
+		start := name
+		for _, ipv4 := range []bool{true, false} {
+			line := start
+			for _, address := range addresses {
+				if address.Addr().Is4() == ipv4 && !address.Addr().IsLoopback() {
+					line += " " + shortPrefix(address)
+				}
+			}
+			if line != start {
+				lines = append(lines, line)
+				start = strings.Repeat(" ", len(name))
 			}
 		}
-		if len(words) > 0 {
-			parts = append(parts, name+" "+strings.Join(words, " "))
-		}
 	}
-	return strings.Join(parts, ", "), nil
+	if lines == nil {
+		lines = []string{""}
+	}
+	return lines, nil
 }
 
 // shortPrefix leaves out the length of a host's own prefix.

@@ -28,6 +28,9 @@ func upCommand(env *environment) *cobra.Command {
 --arp says what keeps the router from learning a real server's MAC address for the VIP: sysctl (arp_ignore and
 arp_announce on the real servers), filter (an nftables arp filter on them), static (a permanent entry on the router),
 or none, to see what happens then.`,
+		Example: `  xdplb-lab up
+  xdplb-lab up --backends 5 --ipv6
+  xdplb-lab up --arp none`,
 		Args: noArguments,
 		PreRunE: func(*cobra.Command, []string) (err error) {
 			if o.ARP, err = lab.ParseARPMode(arp); err != nil {
@@ -44,10 +47,11 @@ or none, to see what happens then.`,
 		RunE: env.action(func([]string) error { return env.up(o) }),
 	}
 	flags := cmd.Flags()
-	flags.IntVar(&o.Backends, "backends", 2, "`number` of real servers")
-	flags.IntVar(&o.Directors, "directors", 1, "`number` of directors, 1 or 2")
-	flags.BoolVar(&o.IPv6, "ipv6", false, "IPv6 beside IPv4")
-	flags.StringVar(&arp, "arp", arp, "what keeps the VIP's ARP entry with the director: static, sysctl, filter or none")
+	flags.SortFlags = false
+	flags.IntVar(&o.Backends, "backends", 2, "`N` real servers")
+	flags.IntVar(&o.Directors, "directors", 1, "`N` directors, 1 or 2")
+	flags.BoolVar(&o.IPv6, "ipv6", false, "give every host IPv6 addresses beside the IPv4 ones")
+	flags.StringVar(&arp, "arp", arp, "keep the VIP's ARP entry with the director by `MODE`: static, sysctl, filter or none")
 	return cmd
 }
 
@@ -87,13 +91,31 @@ func slowly(w io.Writer) func(step string) {
 
 // printNextSteps says what to type.
 func printNextSteps(w io.Writer, l *lab.Lab) {
-	fmt.Fprintf(w, "\nThe director is bare. Make it balance:\n\n")
-	for _, command := range []string{
-		"xdplb attach eth0",
-		fmt.Sprintf("xdplb service add %s:80 --scheduler rr", lab.VIP),
-		fmt.Sprintf("xdplb backend add %s", l.Host("real1").Addr()),
-	} {
-		fmt.Fprintf(w, "  xdplb-lab exec director -- %s\n", command)
+	director := []string{"xdplb attach eth0", fmt.Sprintf("xdplb service add %s:80 --scheduler rr", lab.VIP)}
+	for _, name := range []string{"real1", "real2"}[:min(2, l.Options.Backends)] {
+		director = append(director, fmt.Sprintf("xdplb backend add %s", l.Host(name).Addr()))
 	}
-	fmt.Fprintf(w, "\nThen ask for a page:\n\n  xdplb-lab exec client -- curl http://%s/\n", lab.VIP)
+	fmt.Fprintf(w, "\nThe director is bare. Make it balance:\n\n")
+	printCommands(w, "director", director...)
+	page := fmt.Sprintf("curl http://%s/", lab.VIP)
+	fmt.Fprintf(w, "\nThen ask for a page:\n\n")
+	printCommands(w, "client", page)
+	if l.Options.ARP != lab.ARPNone {
+		return
+	}
+	fmt.Fprintf(w, `
+Nothing keeps the real servers from answering ARP for the VIP. To see one take it away from the director, make the
+router forget whose it is, ask for a page, and look whose MAC address it has now. The director's is %s.
+
+`, l.Host("director").Interfaces[0].MAC)
+	printCommands(w, "router", fmt.Sprintf("ip neigh flush to %s dev eth1", lab.VIP))
+	printCommands(w, "client", page)
+	printCommands(w, "router", fmt.Sprintf("ip neigh show %s", lab.VIP))
+}
+
+// printCommands prints commands to be run on a host.
+func printCommands(w io.Writer, host string, commands ...string) {
+	for _, command := range commands {
+		fmt.Fprintf(w, "  xdplb-lab exec %s -- %s\n", host, command)
+	}
 }

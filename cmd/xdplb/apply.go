@@ -61,7 +61,7 @@ The file:
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.StringVarP(&name, "file", "f", "", "the `FILE`; \"-\" is standard input")
+	flags.StringVarP(&name, "file", "f", "", "`FILE` to read; \"-\" is standard input")
 	flags.BoolVar(&dryRun, "dry-run", false, "print what would change, and change nothing")
 	requireFlag(cmd, "file")
 	return cmd

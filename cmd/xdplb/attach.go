@@ -3,8 +3,8 @@
 package main
 
 import (
+	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -39,7 +39,7 @@ mode, detach it first.`,
 			got, err := datapath.Attach(env.pinDir, args[0], mode, capacity)
 			if err != nil {
 				err = noInterface(args[0], err)
-				if hint(err) == "" && capacity == (datapath.Capacity{}) && env.attached(args[0]) {
+				if errors.Is(err, datapath.ErrAttached) {
 					return withHint(err, "detach it first: xdplb detach "+args[0])
 				}
 				return err
@@ -76,10 +76,4 @@ func parseSize(word string, most uint32) (uint32, error) {
 		return 0, wants(fmt.Sprintf("1 to %d", most))
 	}
 	return uint32(size), nil
-}
-
-// attached says whether an interface is known to be attached.
-func (env *environment) attached(name string) bool {
-	_, attached, err := env.snapshot()
-	return err == nil && slices.Contains(attached.names(), name)
 }

@@ -59,7 +59,7 @@ refused; --mac, --dev and --vlan override.`,
 		if backend.Hop, err = hop.find(env, where.addr, attached); err != nil {
 			return err
 		}
-		return env.change(add)
+		return env.changeService(where.serviceChoice, add)
 	})
 }
 
@@ -97,7 +97,7 @@ by hand, --mac auto does so.`,
 				return err
 			}
 		}
-		return env.change(func(state *lb.State) error {
+		return env.changeService(where.serviceChoice, func(state *lb.State) error {
 			key, err := where.in(state)
 			if err != nil {
 				return err
@@ -124,7 +124,7 @@ func backendDelCommand(env *environment) *cobra.Command {
 scheduled anew. To let them end first, set its weight to 0 and wait.`,
 		Example: `  xdplb backend del 192.168.60.9`,
 	}, nil, func(where target) error {
-		return env.change(func(state *lb.State) error {
+		return env.changeService(where.serviceChoice, func(state *lb.State) error {
 			key, err := where.in(state)
 			if err != nil {
 				return err

@@ -33,8 +33,6 @@ States are what the client's packets show, since replies do not pass the directo
 Filters leave out what does not fit all of them. With --json the output is one array, whose elements come one by one:
 however many connections there are, memory does not grow.
 
-Other commands can change nothing until the listing is at its end: write a long one to a file, not to a pager.
-
 With --sweep, list nothing, but free the room of connections that have expired or whose backend was deleted. New
 connections take that room as they need it, so this is not urgent. It also lets services scheduled by mh go back
 to placing packets by the lookup table alone, fifteen minutes after their backends changed.`,
@@ -53,7 +51,7 @@ to placing packets by the lookup table alone, fifteen minutes after their backen
 			case asJSON:
 				return env.connectionsJSON(filter)
 			}
-			return env.listConnections(numeric, filter)
+			return env.listConnections(numeric, false, filter)
 		}),
 	}
 	flags := cmd.Flags()
@@ -63,7 +61,7 @@ to placing packets by the lookup table alone, fifteen minutes after their backen
 	flags.BoolVar(&count, "count", false, "print only how many there are")
 	flags.BoolVar(&sweep, "sweep", false, "free what has expired")
 	jsonFlag(cmd, &asJSON)
-	cmd.MarkFlagsMutuallyExclusive("count", "sweep", "json")
+	exclusive(cmd, "count", "sweep", "json")
 	for _, name := range []string{"client", "service", "backend", "state"} {
 		cmd.MarkFlagsMutuallyExclusive("sweep", name)
 	}
@@ -78,24 +76,29 @@ func (env *environment) sweep() error {
 	})
 }
 
-// connections calls visit for every live connection that is wanted until it says false, or a signal comes.
-func (env *environment) connections(dp *datapath.Datapath, filter *connectionFilter, visit func(datapath.Connection) bool) error {
-	err := dp.Connections(func(c datapath.Connection) bool {
-		return env.ctx.Err() == nil && (!filter.wants(&c) || visit(c))
+// connections calls visit for every live connection that is wanted until it says false, or a signal comes. The lock is not held
+// meanwhile: stdout may be a pager.
+func (env *environment) connections(filter *connectionFilter, visit func(datapath.Connection) bool) error {
+	var list *datapath.ConnectionList
+	err := env.view(func(dp *datapath.Datapath) (err error) {
+		list, err = dp.Connections()
+		return err
 	})
 	if err != nil {
 		return err
 	}
+	defer list.Close()
+	list.Walk(func(c datapath.Connection) bool {
+		return env.ctx.Err() == nil && (!filter.wants(&c) || visit(c))
+	})
 	return env.ctx.Err()
 }
 
 func (env *environment) countConnections(filter *connectionFilter) error {
 	count := 0
-	err := env.view(func(dp *datapath.Datapath) error {
-		return env.connections(dp, filter, func(datapath.Connection) bool {
-			count++
-			return true
-		})
+	err := env.connections(filter, func(datapath.Connection) bool {
+		count++
+		return true
 	})
 	if err != nil {
 		return err
@@ -104,9 +107,9 @@ func (env *environment) countConnections(filter *connectionFilter) error {
 	return err
 }
 
-// listConnections prints them as ipvsadm does. Names are looked up first, without the lock.
-func (env *environment) listConnections(numeric bool, filter *connectionFilter) error {
-	var listing ipvsadm.ConnectionListing
+// listConnections prints them as ipvsadm does. Names are looked up first.
+func (env *environment) listConnections(numeric, peColumns bool, filter *connectionFilter) error {
+	listing := ipvsadm.ConnectionListing{PEColumns: peColumns}
 	if !numeric {
 		state, _, err := env.snapshot()
 		if err != nil {
@@ -115,12 +118,10 @@ func (env *environment) listConnections(numeric bool, filter *connectionFilter) 
 		names := env.lookUpNames(state)
 		listing.Host, listing.Port = names.host, names.port
 	}
-	return env.view(func(dp *datapath.Datapath) error {
-		listing.Walk = func(visit func(ipvsadm.Connection) bool) error {
-			return env.connections(dp, filter, func(c datapath.Connection) bool { return visit(connectionRow(c)) })
-		}
-		return ipvsadm.ListConnections(env.stdout, listing)
-	})
+	listing.Walk = func(visit func(ipvsadm.Connection) bool) error {
+		return env.connections(filter, func(c datapath.Connection) bool { return visit(connectionRow(c)) })
+	}
+	return ipvsadm.ListConnections(env.stdout, listing)
 }
 
 func connectionRow(c datapath.Connection) ipvsadm.Connection {
@@ -161,14 +162,10 @@ type connectionView struct {
 
 // connectionsJSON prints an array, as env.json would, but one element after the other.
 func (env *environment) connectionsJSON(filter *connectionFilter) error {
-	return env.view(func(dp *datapath.Datapath) error { return env.writeConnectionsJSON(dp, filter) })
-}
-
-func (env *environment) writeConnectionsJSON(dp *datapath.Datapath, filter *connectionFilter) error {
 	out := bufio.NewWriterSize(env.stdout, 64<<10)
 	before, after := "[\n  ", "[]\n"
 	var failed error
-	err := env.connections(dp, filter, func(c datapath.Connection) bool {
+	err := env.connections(filter, func(c datapath.Connection) bool {
 		var text []byte
 		if text, failed = json.MarshalIndent(newConnectionView(c), "  ", "  "); failed != nil {
 			return false

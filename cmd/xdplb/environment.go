@@ -102,6 +102,16 @@ func (env *environment) change(edit func(*lb.State) error) error {
 	return err
 }
 
+// changeService is change for a command about a service: of a named one nothing else is read.
+func (env *environment) changeService(service serviceChoice, edit func(*lb.State) error) error {
+	if !service.named {
+		return env.change(edit)
+	}
+	defer env.slow("changing the tables; another xdplb may be at it")()
+	_, err := datapath.ChangeService(env.pinDir, service.key, edit)
+	return err
+}
+
 // warn tells the operator something that does not stop the command.
 func (env *environment) warn(format string, args ...any) {
 	fmt.Fprintf(env.stderr, "warning: "+format+"\n", args...)

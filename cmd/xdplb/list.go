@@ -3,14 +3,12 @@
 package main
 
 import (
-	"net/netip"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"xdplb/internal/datapath"
 	"xdplb/internal/ipvsadm"
-	"xdplb/internal/lb"
 )
 
 // connectionTableSize stands in the listing's first line. LVS prints the number of buckets of its connection table
@@ -70,28 +68,19 @@ With --rate, the counters are read twice, one second apart.`,
 	flags.BoolVar(&stats, "stats", false, "print connections, packets and bytes since the beginning")
 	flags.BoolVar(&rate, "rate", false, "print connections, packets and bytes per second")
 	jsonFlag(cmd, &asJSON)
-	cmd.MarkFlagsMutuallyExclusive("stats", "rate")
+	exclusive(cmd, "stats", "rate")
 	return cmd
 }
 
 // listing prints a reading as ipvsadm does.
 func (env *environment) listing(r reading, columns ipvsadm.Columns, numeric bool) error {
-	listing := ipvsadm.Listing{
-		State:   r.state,
-		Columns: columns,
-		Size:    connectionTableSize,
-		Service: func(key lb.ServiceKey) ipvsadm.Numbers {
-			return numbers(datapath.BackendStats{Counters: r.traffic[key].Counters})
-		},
-		Backend: func(key lb.ServiceKey, addr netip.Addr) ipvsadm.Numbers {
-			return numbers(r.traffic[key].Backends[addr])
-		},
-	}
+	view := r.lvsView()
 	if !numeric {
 		names := env.lookUpNames(r.state)
-		listing.Host, listing.Port = names.host, names.port
+		view.Host, view.Port = names.host, names.port
 	}
-	return ipvsadm.List(env.stdout, listing)
+	command := ipvsadm.Command{Verb: ipvsadm.VerbList, Listing: ipvsadm.ListOptions{Columns: columns, Numeric: numeric}}
+	return command.Print(env.stdout, view)
 }
 
 func numbers(s datapath.BackendStats) ipvsadm.Numbers {

@@ -7,6 +7,8 @@
 // Each noun of the command line is a file: "xdplb backend add" is in backend.go. Standard output is data, standard
 // error is talk, and success says nothing. Exit status: 0 done, 1 failed or refused, 2 wrong usage, which is whatever
 // is wrong with the command line itself and could be known without looking at the machine.
+//
+// Called through a link by the name ipvsadm, ipvsadm-save or ipvsadm-restore, it is that tool of LVS's: ipvsadm.go.
 package main
 
 import (
@@ -20,6 +22,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"xdplb/internal/datapath"
+	"xdplb/internal/help"
 )
 
 const (
@@ -29,19 +32,22 @@ const (
 )
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))
 }
 
-// run executes one command line and returns its exit status.
-func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+// run executes one command line, of which the first word is the program's name, and returns its exit status.
+func run(words []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	// The first signal ends waiting, but lets a change of the tables that has begun come to its end; the second kills.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)
 
-	env := &environment{ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr}
+	env := &environment{ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, pinDir: defaultPinDir()}
+	if tool := personality(words[0]); tool != nil {
+		return env.runAsLVS(tool, words)
+	}
 	root := rootCommand(env)
-	root.SetArgs(args)
+	root.SetArgs(words[1:])
 	cmd, err := root.ExecuteC()
 	if err == nil {
 		return exitDone
@@ -49,7 +55,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	status := exitFailed
 	if !env.begun || isUsage(err) {
 		status = exitUsage
-		err = withHint(err, "xdplb help"+cmd.CommandPath()[len(root.Name()):])
+		err = withHint(err, help.For(cmd))
 	}
 	fmt.Fprintf(stderr, "xdplb: %v\n", err)
 	if text := hint(err); text != "" {
@@ -110,11 +116,7 @@ to a file, "xdplb restore" and "xdplb apply" read one.`,
 		realserverCommand(env))
 	group("other", "Other:",
 		versionCommand(env))
-	help := helpCommand()
-	help.GroupID = "other"
-	root.SetHelpCommand(help)
-	root.SetHelpFunc(printHelp)
-	root.SetCompletionCommandGroupID("other")
+	help.Install(root, "other", unknownCommand)
 	return root
 }
 

@@ -4,10 +4,7 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"net"
 	"net/netip"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,33 +27,18 @@ func newHopFlags(env *environment, cmd *cobra.Command) *hopFlags {
 	flags := cmd.Flags()
 	parsedVar(flags, &f.mac, "mac", "MAC", "", "the backend's MAC address, or \"auto\": find it", parseMAC)
 	flags.StringVar(&f.dev, "dev", "", "the attached `INTERFACE` that leads to the backend")
-	parsedVar(flags, &f.vlan, "vlan", "ID", "", "VLAN tag of its frames, 1 to 4094 (default: as they came); needs --mac", parseVLAN)
+	parsedVar(flags, &f.vlan, "vlan", "ID", "", "VLAN tag of its frames, 1 to 4094 (default: as they came); needs --mac", lb.ParseVLAN)
 	completeFlag(cmd, "mac", cobra.FixedCompletions([]string{"auto"}, cobra.ShellCompDirectiveNoFileComp))
 	completeFlag(cmd, "dev", env.completeLive(func(_ lb.State, attached interfaces) []string { return attached.names() }))
 	return f
 }
 
-// parseMAC reads a 48-bit MAC address, or "auto", which is the zero address.
+// parseMAC reads a MAC address, or "auto", which is the zero address.
 func parseMAC(word string) ([6]byte, error) {
 	if word == "auto" {
 		return [6]byte{}, nil
 	}
-	mac, err := net.ParseMAC(word)
-	if err != nil || len(mac) != 6 {
-		return [6]byte{}, fmt.Errorf("%q is not a MAC address such as 02:00:00:00:00:08", word)
-	}
-	if [6]byte(mac) == [6]byte{} || mac[0]&1 != 0 {
-		return [6]byte{}, fmt.Errorf("%q is not the MAC address of one host", word)
-	}
-	return [6]byte(mac), nil
-}
-
-func parseVLAN(word string) (uint16, error) {
-	id, err := strconv.ParseUint(word, 10, 16)
-	if err != nil || id < 1 || id > lb.MaxVLAN {
-		return 0, fmt.Errorf("VLAN %q: want 1 to %d", word, lb.MaxVLAN)
-	}
-	return uint16(id), nil
+	return lb.ParseMAC(word)
 }
 
 // given says whether any of the flags was.

@@ -11,6 +11,7 @@ import (
 
 	"xdplb/internal/datapath"
 	"xdplb/internal/ipvsadm"
+	"xdplb/internal/lb"
 )
 
 func restoreCommand(env *environment) *cobra.Command {
@@ -35,7 +36,7 @@ does not answer for its MAC address is warned about and gets no connections.`,
 				return err
 			}
 			defer file.Close()
-			wanted, err := ipvsadm.Parse(file)
+			wanted, err := env.readRules(file)
 			if err != nil {
 				return withoutHint(fmt.Errorf("%s: %w", name, err)) // about the file, not about what there is
 			}
@@ -43,6 +44,19 @@ does not answer for its MAC address is warned about and gets no connections.`,
 			return err
 		}),
 	}
+}
+
+// readRules does saved commands to an empty state.
+func (env *environment) readRules(file io.Reader) (state lb.State, err error) {
+	rules, err := ipvsadm.ParseRules(file, "ipvsadm", env.resolver())
+	if err != nil {
+		return lb.State{}, err
+	}
+	warnings, err := rules.Edit(&state)
+	for _, warning := range warnings {
+		env.warn("%s", warning)
+	}
+	return state, err
 }
 
 // open opens a file that a command line names, and returns what to call it in errors; "-" is standard input.

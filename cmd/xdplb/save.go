@@ -34,7 +34,7 @@ The format has no place for MAC addresses given by hand; "xdplb apply" reads one
 			if byHand != nil {
 				env.warn("MAC addresses given by hand are not saved: those of %s", strings.Join(byHand, ", "))
 			}
-			return ipvsadm.Save(env.stdout, state)
+			return ipvsadm.Save(env.stdout, ipvsadm.Saving{State: state})
 		}),
 	}
 }

@@ -85,7 +85,7 @@ func serviceVerb(env *environment, cmd *cobra.Command, scheduler *lb.Scheduler, 
 		if err != nil {
 			return usage(err)
 		}
-		return env.change(func(state *lb.State) error { return edit(state, key) })
+		return env.changeService(serviceChoice{key, true}, func(state *lb.State) error { return edit(state, key) })
 	})
 	protocolFlag(cmd, &protocol)
 	if scheduler != nil {

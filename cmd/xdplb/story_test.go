@@ -28,7 +28,9 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", "8"); err != nil {
 		panic(err)
 	}
-	testscript.Main(m, map[string]func(){"xdplb": mortal})
+	testscript.Main(m, map[string]func(){
+		"xdplb": mortal, "ipvsadm": main, "ipvsadm-save": main, "ipvsadm-restore": main,
+	})
 }
 
 // TestStories runs testdata/*.txtar, each on a host of its own: network and mount namespaces with an empty BPF
@@ -52,6 +54,7 @@ func TestStories(t *testing.T) {
 			"many":    many,
 			"schema":  schema,
 			"killed":  killed,
+			"lvs":     lvs,
 		},
 	})
 }

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -150,6 +151,19 @@ func requireFlag(cmd *cobra.Command, name string) {
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
 		if !cmd.Flags().Changed(name) {
 			return usagef("--%s is missing", name)
+		}
+		return nil
+	}
+}
+
+// exclusive makes flags, one group in a command, of which no more than one can be given. It looks before cobra does, to
+// say it in fewer words.
+func exclusive(cmd *cobra.Command, names ...string) {
+	cmd.MarkFlagsMutuallyExclusive(names...)
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		given := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !cmd.Flags().Changed(name) })
+		if len(given) > 1 {
+			return usagef("--%s and --%s exclude each other", given[0], given[1])
 		}
 		return nil
 	}

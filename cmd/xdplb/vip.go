@@ -56,7 +56,7 @@ func vipVerb(env *environment, cmd *cobra.Command, do func(prefix netip.Prefix, 
 		}
 		return noInterface(dev, do(prefix, dev))
 	})
-	cmd.Flags().StringVar(&dev, "dev", "", "the `INTERFACE`")
+	cmd.Flags().StringVar(&dev, "dev", "", "the `INTERFACE` that has, or is to have, the address")
 	requireFlag(cmd, "dev")
 	completeFlag(cmd, "dev", env.completeHostInterfaces())
 	return cmd

@@ -178,7 +178,7 @@ func (d *Director) changeWeight(key lb.ServiceKey, weight uint32) (seen, changed
 		return 0, 0, err
 	}
 	start := time.Now()
-	_, err = datapath.Change(d.pinDir, func(state *lb.State) error {
+	_, err = datapath.ChangeService(d.pinDir, key, func(state *lb.State) error {
 		return state.SetService(key, func(service *lb.Service) error {
 			service.Backends[0].Weight = weight
 			return nil

@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -165,7 +163,7 @@ func (d *decoder) backend(n *yaml.Node, service *Service) (Backend, error) {
 			return err
 		}),
 		d.text(values["mac"], "mac", func(word string) (err error) {
-			backend.MAC, err = parseMAC(word)
+			backend.MAC, err = lb.ParseMAC(word)
 			return err
 		}),
 		d.text(values["dev"], "dev", func(word string) error {
@@ -176,7 +174,7 @@ func (d *decoder) backend(n *yaml.Node, service *Service) (Backend, error) {
 			return nil
 		}),
 		d.number(values["vlan"], "vlan", func(word string) (err error) {
-			backend.VLAN, err = parseVLAN(word)
+			backend.VLAN, err = lb.ParseVLAN(word)
 			return err
 		}),
 	} {
@@ -196,25 +194,6 @@ func fits(service *Service, addr netip.Addr) error {
 		ServiceKey: service.ServiceKey, Scheduler: service.Scheduler, Backends: []lb.Backend{{Addr: addr}},
 	}})
 	return err
-}
-
-func parseMAC(word string) ([6]byte, error) {
-	mac, err := net.ParseMAC(word)
-	if err != nil || len(mac) != 6 {
-		return [6]byte{}, fmt.Errorf("mac %q: want six bytes such as 02:00:00:00:00:08", word)
-	}
-	if [6]byte(mac) == [6]byte{} || mac[0]&1 != 0 {
-		return [6]byte{}, fmt.Errorf("mac %q is not the address of one host", word)
-	}
-	return [6]byte(mac), nil
-}
-
-func parseVLAN(word string) (uint16, error) {
-	id, err := strconv.ParseUint(word, 10, 16)
-	if err != nil || id < 1 || id > lb.MaxVLAN {
-		return 0, fmt.Errorf("vlan %s: want 1 to %d", word, lb.MaxVLAN)
-	}
-	return uint16(id), nil
 }
 
 // resolve follows an alias to the node that it stands for.

@@ -38,7 +38,7 @@ func takeOver(pinDir string, options options, edit func(*lb.State) error, connec
 		return lb.Plan{}, Adoption{}, err
 	}
 	defer d.Close()
-	live, interfaces, err := d.repair(options.after)
+	live, interfaces, err := d.repair(options)
 	if err != nil {
 		return lb.Plan{}, Adoption{}, err
 	}
@@ -46,12 +46,11 @@ func takeOver(pinDir string, options options, edit func(*lb.State) error, connec
 	if err != nil {
 		return plan, Adoption{}, err
 	}
-	strangers, err := layout.next.recognise(connections)
-	if err != nil {
+	if err := recognise(plan.To, connections); err != nil {
 		return plan, Adoption{}, err
 	}
 	adopt := step{"adopting connections", func() (err error) {
-		done, err = d.adopt(layout.next, strangers, options.after)
+		done, err = d.adopt(layout.epoch, connections, options.after)
 		return err
 	}}
 	if layout.empty() {
@@ -60,7 +59,7 @@ func takeOver(pinDir string, options options, edit func(*lb.State) error, connec
 	if err := run(adoptBeforePublishing(layout.steps(d), adopt), options.after); err != nil {
 		return plan, done, fmt.Errorf("taking over: %w", err)
 	}
-	return plan, done, d.cleanUp(layout.next, options.after)
+	return plan, done, d.cleanUp(layout.epoch, options.after)
 }
 
 // adoptBeforePublishing puts the adoption where backends have their ids and no packet can choose one of them yet.
@@ -72,32 +71,45 @@ func adoptBeforePublishing(steps []step, adopt step) []step {
 	return slices.Insert(steps, at, adopt)
 }
 
+// recognise refuses connections whose service or backend is not in a state.
+func recognise(state lb.State, connections []Connection) error {
+	for i := range connections {
+		c := &connections[i]
+		service, found := state.Service(c.Service)
+		if !found {
+			return fmt.Errorf("connection of %s: its service %s %w", c.Client, c.Service, lb.ErrNotFound)
+		}
+		if _, found := service.Backend(c.Backend); !found {
+			return fmt.Errorf("connection of %s: backend %s of %s %w", c.Client, c.Backend, c.Service, lb.ErrNotFound)
+		}
+	}
+	return nil
+}
+
 // stranger is a connection to be adopted.
 type stranger struct {
 	*Connection
 	owner owner
 }
 
-// recognise finds the service and the backend of each connection.
-func (c *configuration) recognise(connections []Connection) ([]stranger, error) {
+// strangers finds the ids of their backends.
+func (c *configuration) strangers(connections []Connection) []stranger {
 	strangers := make([]stranger, len(connections))
 	for i := range connections {
-		this := &connections[i]
-		service := c.services[this.Service]
-		if service == nil {
-			return nil, fmt.Errorf("connection of %s: its service %s %w", this.Client, this.Service, lb.ErrNotFound)
-		}
-		backend := service.find(this.Backend)
-		if backend == nil {
-			return nil, fmt.Errorf("connection of %s: backend %s of %s %w", this.Client, this.Backend, this.Service, lb.ErrNotFound)
-		}
-		strangers[i] = stranger{this, owner{service, backend}}
+		service := c.services[connections[i].Service]
+		strangers[i] = stranger{&connections[i], owner{service, service.find(connections[i].Backend)}}
 	}
-	return strangers, nil
+	return strangers
 }
 
-func (d *Datapath) adopt(next *configuration, strangers []stranger, after func(step string) error) (done Adoption, err error) {
-	if err := d.unsettle(next, strangers); err != nil {
+// adopt adopts connections of what is live, or about to be, with an epoch.
+func (d *Datapath) adopt(epoch uint64, connections []Connection, after func(step string) error) (done Adoption, err error) {
+	next, err := d.readEpoch(epoch, nil)
+	if err != nil {
+		return done, err
+	}
+	strangers := next.strangers(connections)
+	if err := d.unsettle(strangers); err != nil {
 		return done, fmt.Errorf("unsettling the slots of mh services: %w", err)
 	}
 	table, err := d.openFlows()
@@ -115,7 +127,7 @@ func (d *Datapath) adopt(next *configuration, strangers []stranger, after func(s
 }
 
 // unsettle makes the packets of those connections look for their flow that their mh service would have elsewhere.
-func (d *Datapath) unsettle(next *configuration, strangers []stranger) error {
+func (d *Datapath) unsettle(strangers []stranger) error {
 	tables := make(map[*service]mappedSlots)
 	defer func() {
 		for _, table := range tables {
@@ -126,7 +138,6 @@ func (d *Datapath) unsettle(next *configuration, strangers []stranger) error {
 	if err != nil {
 		return err
 	}
-	settles := make(map[uint32]uint32) // by service id
 	for _, s := range strangers {
 		service := s.owner.service
 		if service.Scheduler != uint32(lb.MH) || service.Slots == 0 {
@@ -142,14 +153,18 @@ func (d *Datapath) unsettle(next *configuration, strangers []stranger) error {
 		slot := &table.slots[uint64(hashClient(s.Client.Addr()))*uint64(len(table.slots))>>32]
 		if value := atomic.LoadUint32(slot); value&^unsettled != s.owner.backend.id {
 			atomic.StoreUint32(slot, value|unsettled)
-			settles[service.Id] = max(now+settling, 1)
-		}
-	}
-	values := d.services.side(side(next.epoch))
-	for i := range values {
-		if tick, changed := settles[values[i].Id]; changed && values[i].Id != 0 {
-			atomic.StoreUint32(&values[i].Settles, tick) // for user space alone: Sweep looks whether they have ended
+			d.settleFrom(service, max(now+settling, 1))
 		}
 	}
 	return nil
+}
+
+// settleFrom lets Sweep look from a tick on whether the connections have ended. For user space alone, so that it may
+// change in place; a service that is about to be live is on one side only.
+func (d *Datapath) settleFrom(service *service, tick uint32) {
+	for n := range uint32(sides) {
+		if value := &d.services.side(n)[service.place]; value.Id == service.Id {
+			atomic.StoreUint32(&value.Settles, tick)
+		}
+	}
 }

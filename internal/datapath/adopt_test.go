@@ -121,7 +121,7 @@ func TestTakeOver(t *testing.T) {
 	t.Parallel()
 	attachment, state := adoptive(t, Capacity{Flows: 16384, Services: 64, Backends: 512})
 	connections := elsewhere(state, 40)
-	plan, done, err := takeOver(pinDir, options{timeout: LockTimeout}, to(state), connections)
+	plan, done, err := TakeOver(pinDir, to(state), connections)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func TestTakeOver(t *testing.T) {
 	for _, c := range connections {
 		want[key{c.Service, c.Client}] = c
 	}
-	err = d.Connections(func(c Connection) bool {
+	eachConnection(t, d, func(c Connection) {
 		was := want[key{c.Service, c.Client}]
 		if off := (was.Left - c.Left).Abs(); off > 4*Tick {
 			t.Errorf("%s of %s has %s left, want %s", c.Client, c.Service, c.Left, was.Left)
@@ -146,10 +146,9 @@ func TestTakeOver(t *testing.T) {
 			t.Errorf("listed %+v, want %+v", c, was)
 		}
 		delete(want, key{c.Service, c.Client})
-		return true
 	})
-	if err != nil || len(want) != 0 {
-		t.Errorf("%d connections are not listed, error %v", len(want), err)
+	if len(want) != 0 {
+		t.Errorf("%d connections are not listed", len(want))
 	}
 	wantNext(t, d, attachment, state, connections)
 	if t.Failed() {
@@ -246,12 +245,19 @@ func TestTakeOverFullTable(t *testing.T) {
 	if want := (Adoption{Adopted: 10, NoRoom: 3}); err != nil || done != want {
 		t.Fatalf("%+v, error %v; want %+v", done, err, want)
 	}
-	d := opened(t)
-	wantNext(t, d, attachment, state, connections[:10])
-	listed := make(map[string]bool)
-	if err := d.Connections(func(c Connection) bool { listed[c.Client.String()+c.Service.String()] = true; return true }); err != nil {
+	d, err := Open(pinDir)
+	if err != nil {
 		t.Fatal(err)
 	}
+	wantNext(t, d, attachment, state, connections[:10])
+	d.Close()
+	_, done, err = TakeOver(pinDir, to(state), connections)
+	if want := (Adoption{Known: 10, NoRoom: 3}); err != nil || done != want {
+		t.Errorf("again: %+v, error %v; want %+v", done, err, want)
+	}
+	d = opened(t)
+	listed := make(map[string]bool)
+	eachConnection(t, d, func(c Connection) { listed[c.Client.String()+c.Service.String()] = true })
 	if len(listed) != 10 {
 		t.Errorf("%d connections listed, want 10", len(listed))
 	}
@@ -324,15 +330,25 @@ func wantListed(t testing.TB, d *Datapath, state lb.State, connections []Connect
 	for _, c := range connections {
 		backend[c.Service.String()+c.Client.String()] = c.Backend
 	}
-	err := d.Connections(func(c Connection) bool {
+	eachConnection(t, d, func(c Connection) {
 		if want, ours := backend[c.Service.String()+c.Client.String()]; ours && c.Backend != want {
 			t.Errorf("%s of %s is with %s, want %s", c.Client, c.Service, c.Backend, want)
 		}
-		return true
 	})
+}
+
+// eachConnection visits what is listed.
+func eachConnection(t testing.TB, d *Datapath, visit func(Connection)) {
+	t.Helper()
+	list, err := d.Connections()
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer list.Close()
+	list.Walk(func(c Connection) bool {
+		visit(c)
+		return true
+	})
 }
 
 // sentTo runs the program on a frame, and says where it sends it, if it does.
@@ -343,6 +359,59 @@ func sentTo(program *ebpf.Program, ifindex int, frame []byte) (to [6]byte, sent 
 	out := make([]byte, len(frame)+64)
 	verdict, err := program.Run(&ebpf.RunOptions{Data: frame, DataOut: out, Context: context, Repeat: 1})
 	return [6]byte(out), err == nil && verdict == 3
+}
+
+// TestTakeOverAndPacketsTakeTurns: while a packet has a bucket, nothing is written there, and the reverse.
+func TestTakeOverAndPacketsTakeTurns(t *testing.T) {
+	t.Parallel()
+	attachment, state := adoptive(t, Capacity{Flows: 5, Services: 64, Backends: 512})
+	mustChange(t, to(state))
+	d := opened(t)
+	buckets, err := mapArray[xdplbBucket](d.maps.Flows)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer buckets.close()
+	program, err := d.program.Clone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	d.Close()
+	connections := elsewhere(state, 2)[:2]
+	stranger := connections[1]
+	open := func() bool {
+		_, sent := sentTo(program, attachment.Ifindex, packetOf(t, attachment.MAC, stranger, layers.TCP{SYN: true}))
+		return sent
+	}
+	head := &buckets.values[0].Head
+	atomic.StoreUint32(head, uint32(xdplbHeadHEAD_LOCKED)) // as a packet would
+	left := make(chan bool, 1)
+	go func() {
+		time.Sleep(50 * time.Millisecond)
+		left <- buckets.values[0].load(0) == xdplbEntry{}
+		atomic.StoreUint32(head, 0)
+	}()
+	noEdit := func(*lb.State) error { return nil }
+	var during []bool
+	_, done, err := takeOver(pinDir, options{timeout: LockTimeout, after: func(step string) error {
+		if step != "adopting connections" {
+			during = append(during, open())
+		}
+		return nil
+	}}, noEdit, connections[:1])
+	if err != nil || done.Adopted != 1 {
+		t.Fatalf("%+v, error %v", done, err)
+	}
+	if !<-left {
+		t.Error("a connection was written while a packet had the bucket")
+	}
+	if diff := cmp.Diff([]bool{false, false, false, false}, during); diff != "" {
+		t.Errorf("packets recorded while connections were written (-want +got):\n%s", diff)
+	}
+	if !open() {
+		t.Error("the bucket stays locked")
+	}
 }
 
 // TestTakeOverKilled ends it after each of its writes. The next writer opens the bucket, and what was adopted until then
@@ -359,7 +428,7 @@ func TestTakeOverKilled(t *testing.T) {
 			end = 21 // the second to fifth are as the first
 		}
 		steps, last := 0, ""
-		_, _, err := takeOver(pinDir, options{LockTimeout, func(step string) error {
+		_, _, err := takeOver(pinDir, options{timeout: LockTimeout, after: func(step string) error {
 			steps, last = steps+1, step
 			if steps == end {
 				return killed

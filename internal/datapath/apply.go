@@ -5,6 +5,7 @@ package datapath
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sync/errgroup"
@@ -46,12 +47,12 @@ func (l *layout) steps(d *Datapath) []step {
 		{"announcing", func() error { d.config.store(configTidy, 0); return nil }},
 		{"filling new words", func() error { return l.fillWords(d) }},
 	}
-	if l.newSide {
+	if l.newSide() {
 		steps = append(steps, step{"building the other side", func() error { return l.build(d) }})
 	}
 	steps = append(steps, step{"changing next hops", func() error { return storeHops(d, l.gained) }})
-	if l.newSide {
-		steps = append(steps, step{"publishing", func() error { d.config.store(configEpoch, l.next.epoch); return nil }})
+	if l.newSide() {
+		steps = append(steps, step{"publishing", func() error { d.config.store(configEpoch, l.epoch); return nil }})
 	}
 	if len(l.lost) > 0 {
 		// Packets of the old side may still choose these backends.
@@ -112,33 +113,44 @@ func zeroPerCPU[V any](m *ebpf.Map, keys []uint32) error {
 	return nil
 }
 
-// build puts the lookup tables in, and writes the other side, which nobody reads and which is empty.
+// build puts the lookup tables in, and writes to the other side, which nobody reads, what differs from the live one, of
+// which it is a copy.
 func (l *layout) build(d *Datapath) error {
 	var group errgroup.Group
 	group.Go(func() error { return d.buildTables(l.tables) })
-	to := side(l.next.epoch)
+	to := side(l.epoch)
 	services, info := d.services.side(to), d.info.side(to)
-	for i, s := range l.next.list {
-		services[i] = s.xdplbService
-		for _, b := range s.backends {
-			info[b.id] = b.columns(s.Id)
-		}
+	for _, s := range l.services {
+		services[s.place] = s.value
 	}
-	l.directory.write(d.serviceBuckets.side(to), to*uint32(len(services)))
-	d.config.store(configMultiplier+int(to), l.directory.multiplier)
+	for _, c := range l.columns {
+		info[c.id] = c.columns
+	}
+	if l.directory != nil {
+		l.directory.write(d.serviceBuckets.side(to), to*uint32(len(services)))
+		d.config.store(configMultiplier+int(to), l.directory.multiplier)
+	}
 	return group.Wait()
 }
 
 func (d *Datapath) buildTables(tables []*table) error {
 	var group errgroup.Group
-	group.SetLimit(tableBatches)
+	underWay := make(chan struct{}, tableBatches)
 	for batch := range slices.Chunk(tables, tableBatch) {
-		group.Go(func() error { return d.buildBatch(batch) })
+		underWay <- struct{}{}
+		group.Go(func() error { return d.buildBatch(batch, func() { <-underWay }) })
 	}
 	return group.Wait()
 }
 
-func (d *Datapath) buildBatch(batch []*table) (err error) {
+// buildBatch returns when the tables are in, and lets done be called when the kernel has waited for its grace period too:
+// nobody uses what was at their indexes before.
+func (d *Datapath) buildBatch(batch []*table, done func()) error {
+	spec, err := d.spec()
+	if err != nil {
+		done()
+		return err
+	}
 	ids, inner := make([]uint32, len(batch)), make([]*ebpf.Map, len(batch))
 	defer func() {
 		for _, m := range inner {
@@ -147,24 +159,60 @@ func (d *Datapath) buildBatch(batch []*table) (err error) {
 	}()
 	for i, t := range batch {
 		ids[i] = t.id
-		if inner[i], err = t.build(d.specs.Tables); err != nil {
-			return err
+		if inner[i], err = t.build(spec.Maps[xdplbMapTables]); err == nil {
+			err = d.noteTable(t.id, inner[i])
 		}
-		id, err := innerID(inner[i])
 		if err != nil {
+			done()
 			return err
 		}
-		d.tableIDs.store(int(t.id), uint64(id))
 	}
-	return d.putTables(ids, inner)
+	put, files := make(chan error, 1), fds(inner)
+	d.waits.Go(func() {
+		put <- d.putTables(ids, files)
+		done()
+	})
+	return d.awaitTable(ids[len(ids)-1], put)
 }
 
-// putTables puts inner maps in by one system call. When it returns, no packet uses those that were there before.
-func (d *Datapath) putTables(ids []uint32, inner []*ebpf.Map) error {
-	files := make([]uint32, len(inner))
-	for i, m := range inner {
+// noteTable writes a lookup table's id down, before it is put in.
+func (d *Datapath) noteTable(index uint32, inner *ebpf.Map) error {
+	id, err := innerID(inner)
+	if err == nil {
+		d.tableIDs.store(int(index), uint64(id))
+	}
+	return err
+}
+
+// tablePoll is the pause between two looks whether a lookup table is in.
+const tablePoll = 20 * time.Microsecond
+
+// awaitTable returns when the table that was noted for an index is there, or when its being put in has ended.
+func (d *Datapath) awaitTable(index uint32, put <-chan error) error {
+	for want := ebpf.MapID(d.tableIDs.load(int(index))); ; {
+		var id ebpf.MapID
+		if err := d.maps.Tables.Lookup(index, &id); err == nil && id == want {
+			return nil // an error comes by put too
+		}
+		select {
+		case err := <-put:
+			return err
+		case <-time.After(tablePoll):
+		}
+	}
+}
+
+func fds(maps []*ebpf.Map) []uint32 {
+	files := make([]uint32, len(maps))
+	for i, m := range maps {
 		files[i] = uint32(m.FD())
 	}
+	return files
+}
+
+// putTables puts inner maps in, in order, by one system call. Packets see each at once. When it returns, no packet uses
+// those that were there before.
+func (d *Datapath) putTables(ids, files []uint32) error {
 	if _, err := d.maps.Tables.BatchUpdate(ids, files, nil); err != nil {
 		return fmt.Errorf("putting lookup tables in: %w", err)
 	}
@@ -197,7 +245,7 @@ func (d *Datapath) emptyTables(ids []uint32) error {
 	var group errgroup.Group
 	group.SetLimit(tableBatches)
 	for batch := range slices.Chunk(ids, tableBatch) {
-		group.Go(func() error { return d.putTables(batch, slices.Repeat([]*ebpf.Map{empty}, len(batch))) })
+		group.Go(func() error { return d.putTables(batch, slices.Repeat([]uint32{uint32(empty.FD())}, len(batch))) })
 	}
 	if err := group.Wait(); err != nil {
 		return err
@@ -215,16 +263,5 @@ func (d *Datapath) apply(l *layout, after func(step string) error) error {
 	if err := run(l.steps(d), after); err != nil {
 		return err
 	}
-	return d.cleanUp(l.next, after)
-}
-
-// backendIDs says which ids below a number are a configuration's.
-func (c *configuration) backendIDs(end uint32) []bool {
-	ids := make([]bool, end)
-	for _, s := range c.list {
-		for _, b := range s.backends {
-			ids[b.id] = true
-		}
-	}
-	return ids
+	return d.cleanUp(l.epoch, after)
 }

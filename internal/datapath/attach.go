@@ -50,7 +50,7 @@ type Attachment struct {
 }
 
 // Attach attaches the program to an interface, after creating the pins where there are none. A capacity that differs
-// from that of existing pins is refused. Errors: *ForeignProgramError, *SchemaError, *LockedError, *CapabilityError,
+// from that of existing pins is refused. Errors: ErrAttached, *ForeignProgramError, *SchemaError, *LockedError, *CapabilityError,
 // *FilesystemError, and refusals that name the interface and the reason.
 func Attach(pinDir, iface string, mode Mode, capacity Capacity) (Attachment, error) {
 	if err := checkCapabilities(); err != nil {
@@ -120,7 +120,7 @@ func (d *Datapath) attach(device netlink.Link, mode Mode) (Attachment, error) {
 	}
 	switch _, err := os.Stat(d.linkPath(ifindex)); {
 	case err == nil:
-		return Attachment{}, fmt.Errorf("interface %s is attached already", name)
+		return Attachment{}, fmt.Errorf("interface %s %w", name, ErrAttached)
 	case !errors.Is(err, fs.ErrNotExist):
 		return Attachment{}, fmt.Errorf("looking for the link of %s: %w", name, err)
 	}

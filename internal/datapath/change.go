@@ -9,10 +9,11 @@ import (
 	"xdplb/internal/lb"
 )
 
-// options are what tests vary of a change.
+// options are what varies of a change.
 type options struct {
 	timeout time.Duration           // for the lock
-	after   func(step string) error // called after each step; nil: nothing
+	only    *lb.ServiceKey          // the only service that may change; nil: any
+	after   func(step string) error // called after each step, by tests; nil: nothing
 }
 
 // Change is the write path: under the exclusive lock it repairs what a killed writer left, hands a copy of the state to
@@ -23,13 +24,29 @@ func Change(pinDir string, edit func(*lb.State) error) (lb.Plan, error) {
 	return change(pinDir, options{timeout: LockTimeout}, edit)
 }
 
+// ChangeService is Change for one service, and costs the less the more others there are: edit is handed that service
+// alone, or no service where there is none of the key, and must leave none of another key. The plan says no more.
+func ChangeService(pinDir string, key lb.ServiceKey, edit func(*lb.State) error) (lb.Plan, error) {
+	return change(pinDir, options{timeout: LockTimeout, only: &key}, func(state *lb.State) error {
+		if err := edit(state); err != nil {
+			return err
+		}
+		for i := range state.Services {
+			if other := state.Services[i].ServiceKey; other != key {
+				return fmt.Errorf("service %s is not part of a change of %s", other, key)
+			}
+		}
+		return nil
+	})
+}
+
 func change(pinDir string, options options, edit func(*lb.State) error) (lb.Plan, error) {
 	d, err := open(pinDir, exclusive, options.timeout)
 	if err != nil {
 		return lb.Plan{}, err
 	}
 	defer d.Close()
-	live, interfaces, err := d.repair(options.after)
+	live, interfaces, err := d.repair(options)
 	if err != nil {
 		return lb.Plan{}, err
 	}
@@ -51,7 +68,7 @@ func DryRun(pinDir string, edit func(*lb.State) error) (lb.Plan, error) {
 		return lb.Plan{}, err
 	}
 	defer d.Close()
-	live, err := d.readLive()
+	live, err := d.readLive(nil)
 	if err != nil {
 		return lb.Plan{}, err
 	}
@@ -65,12 +82,12 @@ func DryRun(pinDir string, edit func(*lb.State) error) (lb.Plan, error) {
 
 // repair finishes or undoes what a killed writer left, and brings up to date what the kernel may have changed since:
 // interfaces that are gone, and MAC address and MTU of those that are not.
-func (d *Datapath) repair(after func(step string) error) (*configuration, map[int]facts, error) {
-	live, err := d.readLive()
+func (d *Datapath) repair(options options) (*configuration, map[int]facts, error) {
+	live, err := d.readLive(options.only)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := d.cleanUp(live, after); err != nil {
+	if err := d.cleanUp(live.epoch, options.after); err != nil {
 		return nil, nil, fmt.Errorf("repairing what another process left: %w", err)
 	}
 	interfaces, err := d.repairInterfaces()

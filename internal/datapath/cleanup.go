@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 )
@@ -12,27 +13,27 @@ import (
 // has left, before publishing or after.
 type leftover struct {
 	d        *Datapath
-	live     *configuration
+	epoch    uint64   // of the live configuration
 	backends []uint32 // in use
 	tables   []uint32
-	side     bool // the other side is not empty
+	side     bool // the other side is no copy of the live one
 	egresses []uint32
 }
 
-// tidy says whether nothing can be left over, without looking for it.
-func (d *Datapath) tidy(live *configuration) bool {
-	return d.config.load(configTidy) == live.epoch+1
+// tidy says whether nothing can be left over of any configuration but one, without looking for it.
+func (d *Datapath) tidy(epoch uint64) bool {
+	return d.config.load(configTidy) == epoch+1
 }
 
-// cleanUp removes everything that does not belong to the live configuration. It needs nothing but that, so that any
-// writer can do it.
-func (d *Datapath) cleanUp(live *configuration, after func(step string) error) error {
-	if d.tidy(live) {
+// cleanUp removes everything that does not belong to the live configuration, and makes the other side a copy of the live
+// one. It needs nothing but that, so that any writer can do it.
+func (d *Datapath) cleanUp(epoch uint64, after func(step string) error) error {
+	if d.tidy(epoch) {
 		return nil
 	}
-	left := d.findLeftover(live)
+	left := d.findLeftover(epoch)
 	if left.empty() {
-		d.config.store(configTidy, live.epoch+1)
+		d.config.store(configTidy, epoch+1)
 		return nil
 	}
 	return run([]step{
@@ -48,40 +49,44 @@ func (l *leftover) empty() bool {
 	return len(l.backends) == 0 && len(l.tables) == 0 && !l.side && len(l.egresses) == 0
 }
 
-func (d *Datapath) findLeftover(live *configuration) *leftover {
-	left := &leftover{d: d, live: live}
+func (d *Datapath) findLeftover(epoch uint64) *leftover {
+	left := &leftover{d: d, epoch: epoch}
 	left.findBackends()
 	left.findTables()
-	other := 1 - side(live.epoch)
-	left.side = !isZero(d.services.side(other)) || !isZero(d.serviceBuckets.side(other)) || !isZero(d.info.side(other))
+	left.side = !slices.Equal(d.services.side(0), d.services.side(1)) || !slices.Equal(d.info.side(0), d.info.side(1)) ||
+		!slices.Equal(d.bucketsFor(1-side(epoch)), d.serviceBuckets.side(1-side(epoch)))
 	return left
 }
 
-func isZero[T comparable](values []T) bool {
-	var zero T
-	for i := range values {
-		if values[i] != zero {
-			return false
+// bucketsFor is what the buckets of a side must be for it to have the same services as the other: each side's buckets
+// name places of its own.
+func (d *Datapath) bucketsFor(n uint32) []xdplbServiceBucket {
+	buckets, places := slices.Clone(d.serviceBuckets.side(1-n)), uint32(len(d.services.side(n)))
+	for i := range buckets {
+		for way, key := range buckets[i].Key {
+			if key != 0 {
+				buckets[i].Service[way] = buckets[i].Service[way]%places + n*places
+			}
 		}
 	}
-	return true
+	return buckets
 }
 
 // findBackends finds backends and egresses that nothing live refers to.
 func (l *leftover) findBackends() {
-	ids := l.live.backendIDs(l.d.backends.count)
-	ways := make(map[uint32]bool)
+	info := l.d.info.side(side(l.epoch))
+	used := make([]bool, l.d.egresses.count)
 	for id := uint32(1); id < l.d.backends.count; id++ {
 		b := l.d.backends.get(id)
-		switch {
-		case ids[id]:
-			ways[uint32(b.NextHop.Egress)] = true
-		case b.InUse != 0:
+		switch egress := uint32(b.NextHop.Egress); {
+		case info[id].Family != 0 && egress < l.d.egresses.count:
+			used[egress] = true
+		case info[id].Family == 0 && b.InUse != 0:
 			l.backends = append(l.backends, id)
 		}
 	}
 	for index := uint32(1); index < l.d.egresses.count; index++ {
-		if l.d.egresses.get(index) != (xdplbEgress{}) && !ways[index] {
+		if l.d.egresses.get(index) != (xdplbEgress{}) && !used[index] {
 			l.egresses = append(l.egresses, index)
 		}
 	}
@@ -90,8 +95,9 @@ func (l *leftover) findBackends() {
 // findTables finds lookup tables that no live service uses.
 func (l *leftover) findTables() {
 	used := make([]bool, l.d.maps.Tables.MaxEntries())
-	for _, s := range l.live.list {
-		used[s.Table], used[s.Previous] = true, true
+	services := l.d.services.side(side(l.epoch))
+	for i := range services {
+		used[services[i].Table], used[services[i].Previous] = true, true
 	}
 	for id := range l.d.presentTables() {
 		if !used[id] {
@@ -146,11 +152,12 @@ func (l *leftover) account() error {
 // backendsByService sorts the removed backends of services that go on.
 func (l *leftover) backendsByService() map[uint32][]uint32 {
 	goesOn := make([]bool, ids(l.d.meta.Services))
-	for _, s := range l.live.list {
-		goesOn[s.Id] = true
+	services := l.d.services.side(side(l.epoch))
+	for i := range services {
+		goesOn[services[i].Id] = services[i].Id != 0
 	}
 	byService := make(map[uint32][]uint32)
-	was := l.d.info.side(1 - side(l.live.epoch))
+	was := l.d.info.side(1 - side(l.epoch))
 	for _, id := range l.backends {
 		service := was[id].Service
 		if was[id].Family != 0 && service < uint32(len(goesOn)) && goesOn[service] {
@@ -184,15 +191,16 @@ func (l *leftover) free(ids []uint32) {
 	}
 }
 
-// forget removes the old side, whose cold columns the accounts needed, and egresses that are free.
+// forget makes the old side, whose cold columns the accounts needed, a copy of the live one, and frees egresses.
 func (l *leftover) forget() error {
 	for _, index := range l.egresses {
 		l.d.egresses.put(index, xdplbEgress{})
 	}
-	other := 1 - side(l.live.epoch)
-	clear(l.d.services.side(other))
-	clear(l.d.serviceBuckets.side(other))
-	clear(l.d.info.side(other))
-	l.d.config.store(configTidy, l.live.epoch+1)
+	live, other := side(l.epoch), 1-side(l.epoch)
+	copy(l.d.services.side(other), l.d.services.side(live))
+	copy(l.d.info.side(other), l.d.info.side(live))
+	copy(l.d.serviceBuckets.side(other), l.d.bucketsFor(other))
+	l.d.config.store(configMultiplier+int(other), l.d.config.load(configMultiplier+int(live)))
+	l.d.config.store(configTidy, l.epoch+1)
 	return nil
 }

@@ -48,21 +48,35 @@ func stateOf(entry xdplbEntry) ConnectionState {
 	}
 }
 
-// Connections calls visit for every live flow, in no order, until it says false. Flows that come or go meanwhile may be
-// missed. It needs no more memory for more flows.
-func (d *Datapath) Connections(visit func(Connection) bool) error {
-	live, err := d.readLive()
+// ConnectionList lists the live flows of the services that there were when it was opened.
+type ConnectionList struct {
+	table  *flowTable
+	owners []owner
+}
+
+// Connections opens a list of the live flows. It outlives the Datapath, so that who passes it on to a slow reader need
+// not keep the lock.
+func (d *Datapath) Connections() (*ConnectionList, error) {
+	live, err := d.readLive(nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	table, err := d.openFlows()
 	if err != nil {
-		return fmt.Errorf("reading the flow table: %w", err)
+		return nil, fmt.Errorf("reading the flow table: %w", err)
 	}
-	defer table.close()
-	owners := d.owners(live)
+	return &ConnectionList{table, d.owners(live)}, nil
+}
+
+// Close closes the list.
+func (l *ConnectionList) Close() error { return l.table.close() }
+
+// Walk calls visit for every live flow, in no order, until it says false. Flows that come or go meanwhile may be missed.
+// It needs no more memory for more flows.
+func (l *ConnectionList) Walk(visit func(Connection) bool) {
+	table := l.table
 	table.walk(func(bucket, way int, entry xdplbEntry) bool {
-		owner := owners[entry.backend()]
+		owner := l.owners[entry.backend()]
 		if owner.backend == nil {
 			return true
 		}
@@ -71,12 +85,12 @@ func (d *Datapath) Connections(visit func(Connection) bool) error {
 			return true // replaced while it was read
 		}
 		left := uint32(entry.timeout()) - uint32(max(int16(uint16(table.now)-entry.Seen), 0))
+		defer table.lookAtTheClock() // visit may have taken long
 		return visit(Connection{
 			Service: owner.service.key(), Client: client, VIPPort: port, Backend: owner.backend.Addr,
 			State: stateOf(entry), Left: time.Duration(left) << tickShift,
 		})
 	})
-	return nil
 }
 
 // owner is whose backend id it is.

@@ -81,7 +81,7 @@ func crashStates(t testing.TB, ifindex int) (before, after lb.State) {
 func countSteps(t testing.TB, state lb.State) int {
 	t.Helper()
 	steps := 0
-	if _, err := change(pinDir, options{LockTimeout, func(string) error { steps++; return nil }}, to(state)); err != nil {
+	if _, err := change(pinDir, options{LockTimeout, nil, func(string) error { steps++; return nil }}, to(state)); err != nil {
 		t.Fatal(err)
 	}
 	return steps
@@ -135,7 +135,7 @@ func checkEligible(t testing.TB) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	live, err := d.readLive()
+	live, err := d.readLive(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,6 +152,20 @@ func TestFailureAfterEveryStep(t *testing.T) {
 	t.Parallel()
 	attachment := director(t, small)
 	before, after := crashStates(t, attachment.Ifindex)
+	failAfterEveryStep(t, before, after, nil, to(after))
+}
+
+// TestFailureOfOneService is the same for a change that looks at one service only.
+func TestFailureOfOneService(t *testing.T) {
+	t.Parallel()
+	attachment := director(t, small)
+	before, all := crashStates(t, attachment.Ifindex)
+	after := before.Clone()
+	after.Services[0] = all.Services[0]
+	failAfterEveryStep(t, before, after, &after.Services[0].ServiceKey, to(lb.State{Services: after.Services[:1]}))
+}
+
+func failAfterEveryStep(t *testing.T, before, after lb.State, only *lb.ServiceKey, edit func(*lb.State) error) {
 	mustChange(t, to(before))
 	steps := countSteps(t, after)
 	if steps < 9 {
@@ -161,12 +175,12 @@ func TestFailureAfterEveryStep(t *testing.T) {
 	for n := range steps {
 		mustChange(t, to(before))
 		left := n
-		_, err := change(pinDir, options{LockTimeout, func(step string) error {
+		_, err := change(pinDir, options{LockTimeout, only, func(step string) error {
 			if left--; left < 0 {
 				return fmt.Errorf("%s: %w", step, failure)
 			}
 			return nil
-		}}, to(after))
+		}}, edit)
 		if !errors.Is(err, failure) {
 			t.Fatalf("step %d: error %v, want the injected one", n, err)
 		}
@@ -243,7 +257,7 @@ func childChange() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	_, err = change(pinDir, options{LockTimeout, func(string) error {
+	_, err = change(pinDir, options{LockTimeout, nil, func(string) error {
 		if left--; left < 0 {
 			return unix.Kill(os.Getpid(), unix.SIGKILL)
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -25,7 +26,7 @@ type Datapath struct {
 	dir     string
 	lock    *lock
 	maps    xdplbMaps
-	specs   xdplbMapSpecs // templates of the inner maps
+	spec    func() (*ebpf.CollectionSpec, error) // the embedded object
 	program *ebpf.Program
 	meta    xdplbMeta
 
@@ -36,6 +37,8 @@ type Datapath struct {
 	services       array[xdplbService]
 	info           array[xdplbBackendColumns]
 	tableIDs       *words
+
+	waits sync.WaitGroup // for grace periods that nothing but closing waits for
 }
 
 // The words of struct config.
@@ -67,7 +70,10 @@ func open(pinDir string, how int, timeout time.Duration) (*Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Datapath{dir: pinDir, lock: lock}
+	d := &Datapath{dir: pinDir, lock: lock, spec: sync.OnceValues(loadXdplb)}
+	if how == exclusive {
+		go d.spec() // a writer will probably want it, and parsing it takes as long as all the rest
+	}
 	if err := d.load(); err != nil {
 		d.Close()
 		return nil, err
@@ -86,22 +92,11 @@ func (d *Datapath) load() error {
 	if err := d.checkSchema(); err != nil {
 		return err
 	}
-	spec, err := loadXdplb()
-	if err != nil {
-		return err
-	}
-	pinned := &ebpf.Collection{Maps: make(map[string]*ebpf.Map)}
-	defer pinned.Close()
-	for _, name := range mapNames(spec) {
-		if pinned.Maps[name], err = ebpf.LoadPinnedMap(filepath.Join(d.dir, name), nil); err != nil {
+	var err error
+	for name, m := range d.byName() {
+		if *m, err = ebpf.LoadPinnedMap(filepath.Join(d.dir, name), nil); err != nil {
 			return fmt.Errorf("opening the pinned map %s: %w", name, err)
 		}
-	}
-	if err := pinned.Assign(&d.maps); err != nil {
-		return fmt.Errorf("opening the pinned maps: %w", err)
-	}
-	if err := spec.Assign(&d.specs); err != nil {
-		return fmt.Errorf("reading the embedded object: %w", err)
 	}
 	if d.program, err = ebpf.LoadPinnedProgram(filepath.Join(d.dir, programPin), nil); err != nil {
 		return fmt.Errorf("opening the pinned program: %w", err)
@@ -158,6 +153,7 @@ func (d *Datapath) checkSchema() error {
 
 // Close closes the pins and gives the lock back. It removes nothing.
 func (d *Datapath) Close() error {
+	d.waits.Wait()
 	var errs []error
 	for _, memory := range []*words{
 		d.config, d.backends.words, d.egresses.words, d.serviceBuckets.words, d.services.words, d.info.words,

@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -173,6 +174,92 @@ func TestSnapshotGivesBackWhatChangeWrote(t *testing.T) {
 	}
 }
 
+// TestChangeService makes random changes to one service at a time, which may come and go, beside a model.
+func TestChangeService(t *testing.T) {
+	t.Parallel()
+	attachment := director(t, small)
+	random := rand.New(rand.NewPCG(1, 2))
+	want := randomState(t, random, 24, 12, attachment.Ifindex)
+	mustChange(t, to(want))
+	for n := range 24 {
+		others := randomState(t, random, 24, 12, attachment.Ifindex)
+		if len(others.Services) == 0 {
+			continue
+		}
+		wanted := others.Services[0]
+		if _, err := ChangeService(pinDir, wanted.ServiceKey, replaceService(t, &want, wanted)); err != nil {
+			t.Fatalf("change %d: %v", n, err)
+		}
+		if diff := compareStates(want, snapshot(t)); diff != "" {
+			t.Fatalf("change %d: snapshot (-want +got):\n%s", n, diff)
+		}
+		checkTidy(t)
+		checkTables(t)
+	}
+}
+
+// replaceService makes an edit that takes a service out if it is there, and else puts it in, and does so to a model, of
+// which the edit must see that service alone.
+func replaceService(t testing.TB, model *lb.State, wanted lb.Service) func(*lb.State) error {
+	there, found := model.Service(wanted.ServiceKey)
+	var seen lb.State
+	if found {
+		seen.Services = []lb.Service{*there}
+	}
+	edit := func(state *lb.State) error {
+		if found && len(there.Backends) > 6 {
+			return state.DeleteService(wanted.ServiceKey)
+		}
+		if found {
+			return state.SetService(wanted.ServiceKey, func(s *lb.Service) error { *s = wanted; return nil })
+		}
+		return state.AddService(wanted)
+	}
+	return func(state *lb.State) error {
+		if diff := compareStates(seen, *state); diff != "" {
+			t.Errorf("the edit sees (-want +got):\n%s", diff)
+		}
+		return errors.Join(edit(state), edit(model))
+	}
+}
+
+func TestChangeServiceOfAnother(t *testing.T) {
+	t.Parallel()
+	director(t, Capacity{Flows: 1024, Services: 2, Backends: 2})
+	key := func(n int) lb.ServiceKey {
+		return lb.ServiceKey{Addr: addrPort(address(false, 1, n), 80), Protocol: lb.TCP}
+	}
+	add := func(n int, backends ...lb.Backend) func(*lb.State) error {
+		return func(state *lb.State) error {
+			return state.AddService(lb.Service{ServiceKey: key(n), Scheduler: lb.RR, Backends: backends})
+		}
+	}
+	_, err := ChangeService(pinDir, key(0), add(1))
+	wantError(t, err, key(0).String(), key(1).String(), "not part")
+
+	// What is not handed out counts too.
+	one := lb.Backend{Addr: address(false, 2, 0), Weight: 1}
+	mustChange(t, add(0, one))
+	mustChange(t, add(1, one))
+	for _, test := range []struct {
+		what    string
+		service int
+		edit    func(*lb.State) error
+	}{
+		{"services", 2, add(2)},
+		{"backends", 1, add(1, one, lb.Backend{Addr: address(false, 2, 1)})},
+	} {
+		var full *CapacityError
+		_, err := ChangeService(pinDir, key(test.service), func(state *lb.State) error {
+			state.Services = nil
+			return test.edit(state)
+		})
+		if !errors.As(err, &full) || full.What != test.what || full.Want != 3 {
+			t.Errorf("error %v, want a CapacityError of 3 %s", err, test.what)
+		}
+	}
+}
+
 // checkTidy fails when the maps hold more than the live configuration.
 func checkTidy(t testing.TB) {
 	t.Helper()
@@ -181,20 +268,22 @@ func checkTidy(t testing.TB) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	live, err := d.readLive()
+	live, err := d.readLive(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if left := d.findLeftover(live); !left.empty() {
+	if left := d.findLeftover(live.epoch); !left.empty() {
 		t.Errorf("left over: backends %v, tables %v, the other side %v, egresses %v",
 			left.backends, left.tables, left.side, left.egresses)
 	}
-	if !d.tidy(live) {
+	if !d.tidy(live.epoch) {
 		t.Error("config.tidy does not say so")
 	}
-	for id, used := range live.backendIDs(d.backends.count) {
-		if b := d.backends.get(uint32(id)); used && b.InUse != 1 {
-			t.Errorf("live backend id %d: in_use is %d", id, b.InUse)
+	for _, s := range live.list {
+		for _, b := range s.backends {
+			if inUse := d.backends.get(b.id).InUse; inUse != 1 {
+				t.Errorf("live backend id %d: in_use is %d", b.id, inUse)
+			}
 		}
 	}
 	checkDirectory(t, d, live)
@@ -237,7 +326,7 @@ func checkTables(t testing.TB) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	live, err := d.readLive()
+	live, err := d.readLive(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,7 @@ const maxMultipliers = 1000
 // directory says which bucket of service_buckets each service stands in.
 type directory struct {
 	multiplier uint64
-	keys       []uint64 // of the services, by their index
+	keys       []uint64 // of the services, by their place; 0: none is there
 	buckets    uint32
 }
 
@@ -29,7 +29,7 @@ func newDirectory(keys []uint64, first uint64, buckets uint32) (directory, error
 	d := directory{first | 1, keys, buckets}
 	seen := make(map[uint64]bool, len(keys))
 	for _, key := range keys {
-		if seen[key] {
+		if seen[key] && key != 0 {
 			return d, errors.New("two IPv6 services have the same hash; give one of them another port or address")
 		}
 		seen[key] = true
@@ -47,6 +47,9 @@ func newDirectory(keys []uint64, first uint64, buckets uint32) (directory, error
 
 func (d *directory) fits(fill []uint8) bool {
 	for _, key := range d.keys {
+		if key == 0 {
+			continue
+		}
 		bucket := &fill[bucketOf(key, d.multiplier, d.buckets)]
 		if *bucket++; int(*bucket) > serviceWays {
 			return false
@@ -55,9 +58,13 @@ func (d *directory) fits(fill []uint8) bool {
 	return true
 }
 
-// write fills empty buckets. The services stand in the map services from index base on.
+// write fills the buckets of a side, whose services stand in the map services from index base on.
 func (d *directory) write(buckets []xdplbServiceBucket, base uint32) {
+	clear(buckets)
 	for i, key := range d.keys {
+		if key == 0 {
+			continue
+		}
 		bucket := &buckets[bucketOf(key, d.multiplier, d.buckets)]
 		way := 0
 		for bucket.Key[way] != 0 {

@@ -26,16 +26,18 @@
 // # One write path
 //
 // [Change] takes the exclusive lock, repairs what a killed writer left, takes a snapshot, lets the caller edit it, lays
-// the result out in ids (layout.go), and applies that. A configuration (services, service_buckets, backend_info, and the
-// lookup tables) does not change once packets see it. The first three are flat arrays with two sides each, of which
-// packets use one; each lookup table is a map of its own, in the map of maps "tables". There are twice as many ids of
+// the result out in ids (layout.go), and applies that. [ChangeService] does the same, but takes a snapshot of one service
+// only. A configuration (services, service_buckets, backend_info, and the lookup tables) does not change once packets see
+// it. The first three are flat arrays with two sides each, of which packets use one, and the other one is a copy but
+// during a change; each lookup table is a map of its own, in the map of maps "tables". There are twice as many ids of
 // services and backends as the capacity says, and four times as many of tables, so that any configuration can replace
 // any other in one change. The steps (apply.go, then cleanup.go) are
 //
 //  1. announce: config.tidy says from now on that something may be left over,
 //  2. fill the words of new backends and egresses, which nothing refers to yet, and zero their counters,
-//  3. build the lookup tables of changed services under unused ids, in batches, since each system call waits for a grace
-//     period; meanwhile write the other side, which is empty and which nobody reads, in its memory,
+//  3. build the lookup tables of changed services under unused ids, in batches; meanwhile write what differs to the other
+//     side, which nobody reads, in its memory. Each system call that puts tables in waits for a grace period, which the
+//     change does not: who finds a table in its place (awaitTable) may publish it,
 //  4. change next hops of existing backends, one word each,
 //  5. publish: one 64-bit store of config.epoch; packets of every kind and family change over at once,
 //  6. forget next hops that are not known any more, after the last packet that may choose them,
@@ -46,7 +48,8 @@
 //  8. put the one empty table in the place of those that nobody uses (which waits until no packet uses them, so that the
 //     ids may be given away),
 //  9. add the retired backends' counters to retired_counters and clear in_use,
-//  10. empty the old side, whose cold columns step 9 needs, free egresses, and note in config.tidy that nothing is left.
+//  10. make the old side, whose cold columns step 9 needs, a copy of the live one, free egresses, and note in config.tidy
+//     that nothing is left.
 //
 // Between 5 and 7 lies a grace period because a packet may have read the old epoch just before the store: it must
 // still find its side, and must not record a flow with a generation that was raised already. The cheapest call that

@@ -13,6 +13,9 @@ import (
 // ErrNotAttached means that there are no pins at the pin directory: nothing was ever attached, or all was detached.
 var ErrNotAttached = errors.New("xdplb is not attached to any interface")
 
+// ErrAttached means that the program is on the interface already.
+var ErrAttached = errors.New("is attached already")
+
 // SchemaError means that the pins were made by a version of xdplb whose maps have another layout.
 type SchemaError struct {
 	Dir        string

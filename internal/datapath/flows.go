@@ -5,6 +5,7 @@ package datapath
 import (
 	"errors"
 	"sync/atomic"
+	"time"
 	"unsafe"
 )
 
@@ -47,25 +48,28 @@ func (e xdplbEntry) timeout() xdplbTimeout {
 	}
 }
 
-// flowTable is the flow table, mapped, at the time when it was opened.
+// flowTable is the flow table, mapped.
 type flowTable struct {
 	buckets  array[xdplbBucket]
 	origins  array[xdplbOrigins]
 	clients6 array[xdplbClient6]
-	targets  []uint32 // of each backend id: the target of its live flows
-	now      uint32   // tick
+	targets  []uint32  // of each backend id, when the table was opened: the target of its live flows
+	now      uint32    // tick of the last look at the clock
+	opened   time.Time // when that clock said start
+	start    int64
 }
 
 func (d *Datapath) openFlows() (table *flowTable, err error) {
-	table = &flowTable{targets: make([]uint32, d.backends.count)}
+	table = &flowTable{targets: make([]uint32, d.backends.count), opened: time.Now()}
 	defer func() {
 		if err != nil {
 			table.close()
 		}
 	}()
-	if table.now, err = ticks(); err != nil {
+	if table.start, err = monotonic(); err != nil {
 		return nil, err
 	}
+	table.lookAtTheClock()
 	for id := uint32(1); id < d.backends.count; id++ {
 		if b := d.backends.get(id); b.InUse != 0 {
 			table.targets[id] = targetOf(id, b.Generation)
@@ -95,6 +99,20 @@ func (b *xdplbBucket) load(way int) (entry xdplbEntry) {
 	return *(*xdplbEntry)(unsafe.Pointer(&word))
 }
 
+// bucket is where to look at a bucket, on a walk through all. A large table, or a slow reader, takes more than a tick, and
+// a flow that packets have followed meanwhile would be taken for one of long ago.
+func (t *flowTable) bucket(i int) *xdplbBucket {
+	const pause = 64 // so that the clock does not cost more than the walk
+	if i%pause == 0 {
+		t.lookAtTheClock()
+	}
+	return &t.buckets.values[i]
+}
+
+func (t *flowTable) lookAtTheClock() {
+	t.now = uint32((t.start + int64(time.Since(t.opened))) >> tickShift)
+}
+
 // isLive says whether packets follow an entry.
 func (t *flowTable) isLive(entry xdplbEntry) bool {
 	id := entry.backend()
@@ -104,7 +122,7 @@ func (t *flowTable) isLive(entry xdplbEntry) bool {
 // walkAll visits every entry that is there, expired ones too.
 func (t *flowTable) walkAll(visit func(bucket, way int, entry xdplbEntry)) {
 	for i := range t.buckets.values {
-		bucket := &t.buckets.values[i]
+		bucket := t.bucket(i)
 		for way := range bucket.Entry {
 			if entry := bucket.load(way); entry != (xdplbEntry{}) {
 				visit(i, way, entry)
@@ -116,7 +134,7 @@ func (t *flowTable) walkAll(visit func(bucket, way int, entry xdplbEntry)) {
 // walk visits every live flow until visit says no. Those that come or go meanwhile may be missed.
 func (t *flowTable) walk(visit func(bucket, way int, entry xdplbEntry) bool) {
 	for i := range t.buckets.values {
-		bucket := &t.buckets.values[i]
+		bucket := t.bucket(i)
 		for way := range bucket.Entry {
 			if entry := bucket.load(way); entry != (xdplbEntry{}) && t.isLive(entry) && !visit(i, way, entry) {
 				return

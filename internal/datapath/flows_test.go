@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,7 +28,7 @@ func withFlows(t testing.TB) (*Datapath, lb.State, *configuration) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.Close() })
-	live, err := d.readLive()
+	live, err := d.readLive(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,17 +50,53 @@ func TestConnections(t *testing.T) {
 		{live.list[0].key(), client4, 80, first.Addr, StateEstablished, left},
 		{sixth.key(), client6, 443, sixth.backends[0].Addr, StateEstablished, left},
 	}
-	var got []Connection
-	if err := d.Connections(func(c Connection) bool { got = append(got, c); return true }); err != nil {
+	list, err := d.Connections()
+	if err != nil {
 		t.Fatal(err)
 	}
+	defer list.Close()
+	d.Close() // and with it the lock: a change in the middle of the listing is none of its business
+	var got []Connection
+	list.Walk(func(c Connection) bool {
+		if got = append(got, c); len(got) == 1 {
+			mustChange(t, to(lb.State{}))
+		}
+		return true
+	})
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}),
 		cmp.Comparer(func(a, b time.Duration) bool { return (a - b).Abs() <= 2<<tickShift })); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	got = nil
-	if err := d.Connections(func(c Connection) bool { got = append(got, c); return false }); err != nil || len(got) != 1 {
-		t.Errorf("told to stop: %d connections, error %v", len(got), err)
+	if list.Walk(func(c Connection) bool { got = append(got, c); return false }); len(got) != 1 {
+		t.Errorf("told to stop: %d connections", len(got))
+	}
+}
+
+// TestSlowWalk walks through flows for longer than a tick, while packets follow them.
+func TestSlowWalk(t *testing.T) {
+	t.Parallel()
+	d, _, live := withFlows(t)
+	id := live.list[0].backends[0].id
+	const flows = 8
+	for way := range flows {
+		d.putFlow(t, 30*way, 0, id, 0, 0, xdplbFlowStateFLOW_ESTABLISHED)
+	}
+	table, err := d.openFlows()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer table.close()
+	table.opened = table.opened.Add(-5 << tickShift) // the clock says now what it will say after five ticks
+	for way := range flows {
+		entry := table.buckets.values[30*way].load(0)
+		entry.Seen += 5
+		atomic.StoreUint64(table.buckets.values[30*way].entryAt(0), entry.word())
+	}
+	met := 0
+	table.walk(func(_, _ int, _ xdplbEntry) bool { met++; return true })
+	if met != flows {
+		t.Errorf("met %d flows, want %d", met, flows)
 	}
 }
 

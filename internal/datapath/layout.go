@@ -10,11 +10,12 @@ import (
 	"xdplb/internal/lb"
 )
 
-// layout is a new configuration with ids, and what must be written to get there from the live one.
+// layout is what must be written to get from the live configuration to another.
 type layout struct {
-	next        *configuration
-	directory   directory
-	newSide     bool // services, lookup tables or cold columns differ: a new epoch is needed
+	epoch       uint64     // of the new one
+	services    []placed   // that differ
+	columns     []cold     // that differ
+	directory   *directory // nil: the same services stand at the same places
 	tables      []*table
 	newServices []uint32
 	newBackends []*backend
@@ -23,8 +24,25 @@ type layout struct {
 	lost        []*backend             // and to none
 }
 
+// placed is the value at a place of the map services; zero: none.
+type placed struct {
+	place uint32
+	value xdplbService
+}
+
+// cold is the columns of a backend id; zero: it has no backend.
+type cold struct {
+	id      uint32
+	columns xdplbBackendColumns
+}
+
+// newSide says whether services, lookup tables or cold columns differ, for which a new epoch is needed.
+func (l *layout) newSide() bool {
+	return len(l.services) > 0 || len(l.columns) > 0
+}
+
 func (l *layout) empty() bool {
-	return !l.newSide && len(l.gained) == 0 && len(l.lost) == 0
+	return !l.newSide() && len(l.gained) == 0 && len(l.lost) == 0
 }
 
 // wayOut names an egress.
@@ -43,12 +61,13 @@ type planner struct {
 	ways       map[wayOut]uint16
 	now        uint32 // tick
 
-	backendIDs, serviceIDs, tableIDs, egressIDs idle
+	backendIDs, serviceIDs, servicePlaces, tableIDs, egressIDs idle
 }
 
-// plan lays a state out. Errors: *CapacityError, or a next hop through an interface that is not attached.
+// plan lays a state out, which replaces what was read of the live one. Errors: *CapacityError, or a next hop through an
+// interface that is not attached.
 func (d *Datapath) plan(live *configuration, to lb.State, interfaces map[int]facts) (*layout, error) {
-	if err := d.fits(to); err != nil {
+	if err := d.fits(live, to); err != nil {
 		return nil, err
 	}
 	now, err := ticks()
@@ -57,53 +76,92 @@ func (d *Datapath) plan(live *configuration, to lb.State, interfaces map[int]fac
 	}
 	p := &planner{
 		d: d, live: live, shapes: make(shapes), interfaces: interfaces, ways: make(map[wayOut]uint16), now: now,
-		layout: &layout{
-			next:     &configuration{epoch: live.epoch, services: make(map[lb.ServiceKey]*service, len(to.Services))},
-			egresses: make(map[uint16]xdplbEgress),
-		},
+		layout: &layout{epoch: live.epoch, egresses: make(map[uint16]xdplbEgress)},
 	}
+	gone := p.removeServices(&to)
 	p.findIDs()
 	for i := range to.Services {
 		if err := p.addService(&to.Services[i]); err != nil {
 			return nil, err
 		}
 	}
-	for key := range live.services {
-		if p.layout.next.services[key] == nil {
-			p.layout.newSide = true
-		}
-	}
-	if p.layout.newSide {
-		p.layout.next.epoch++
+	if p.layout.newSide() {
+		p.layout.epoch++
 		p.dropPrevious()
+	}
+	if gone || len(p.layout.newServices) > 0 {
 		err = p.addDirectory()
 	}
 	return p.layout, err
 }
 
+// removeServices takes the services out that a state does not have, and says whether there are any.
+func (p *planner) removeServices(to *lb.State) (gone bool) {
+	for _, was := range p.live.list {
+		if _, stays := to.Service(was.key()); stays {
+			continue
+		}
+		gone = true
+		p.layout.services = append(p.layout.services, placed{place: was.place})
+		p.removeBackends(was, nil)
+	}
+	return gone
+}
+
+// removeBackends takes those out that a service does not have any more; nil: all.
+func (p *planner) removeBackends(was, now *service) {
+	for _, b := range was.backends {
+		if now == nil || now.find(b.Addr) == nil {
+			p.layout.columns = append(p.layout.columns, cold{id: b.id})
+		}
+	}
+}
+
+// nextValues is what the map services will hold, by place.
+func (p *planner) nextValues() []xdplbService {
+	values := slices.Clone(p.live.values)
+	for _, s := range p.layout.services {
+		values[s.place] = s.value
+	}
+	return values
+}
+
 // addDirectory finds places for the services, with the live side's multiplier if that will do.
-func (p *planner) addDirectory() (err error) {
-	keys := make([]uint64, len(p.layout.next.list))
-	for i, s := range p.layout.next.list {
-		keys[i] = s.word()
+func (p *planner) addDirectory() error {
+	values := p.nextValues()
+	keys := make([]uint64, len(values))
+	for place := range values {
+		if values[place].Id != 0 {
+			keys[place] = values[place].word()
+		}
 	}
 	multiplier := p.d.config.load(configMultiplier + int(side(p.live.epoch)))
-	p.layout.directory, err = newDirectory(keys, multiplier, p.d.meta.ServiceBucketsPerSide)
+	directory, err := newDirectory(keys, multiplier, p.d.meta.ServiceBucketsPerSide)
+	p.layout.directory = &directory
 	return err
 }
 
-// fits compares a state with the capacity.
-func (d *Datapath) fits(to lb.State) error {
-	capacity := d.capacity()
-	total := 0
+// fits compares what will be there with the capacity.
+func (d *Datapath) fits(live *configuration, to lb.State) error {
+	services, backends := len(to.Services), live.backends
+	for _, s := range live.list {
+		backends -= len(s.backends)
+	}
 	for i := range to.Services {
-		total += len(to.Services[i].Backends)
+		backends += len(to.Services[i].Backends)
 	}
-	if have := int(capacity.Services); len(to.Services) > have {
-		return &CapacityError{What: "services", Have: have, Want: len(to.Services)}
+	for i := range live.values {
+		if live.values[i].Id != 0 {
+			services++
+		}
 	}
-	if have := int(capacity.Backends); total > have {
-		return &CapacityError{What: "backends", Have: have, Want: total}
+	services -= len(live.list)
+	capacity := d.capacity()
+	if have := int(capacity.Services); services > have {
+		return &CapacityError{What: "services", Have: have, Want: services}
+	}
+	if have := int(capacity.Backends); backends > have {
+		return &CapacityError{What: "backends", Have: have, Want: backends}
 	}
 	return nil
 }
@@ -114,9 +172,16 @@ func (p *planner) findIDs() {
 	services := make([]bool, p.d.maps.Cursors.MaxEntries())
 	tables := make([]bool, p.d.maps.Tables.MaxEntries())
 	services[0], tables[noTable] = true, true
-	for _, s := range p.live.list {
+	places := make([]bool, len(p.live.values))
+	for place := range p.live.values {
+		s := &p.live.values[place]
 		services[s.Id], tables[s.Table], tables[s.Previous] = true, true, true
+		places[place] = s.Id != 0
 	}
+	for _, gone := range p.layout.services {
+		places[gone.place] = false
+	}
+	p.servicePlaces = ascending(places)
 	p.serviceIDs = ascending(services)
 	p.tableIDs = ascending(tables)
 	p.backendIDs = idle{find: p.idleBackends}
@@ -187,26 +252,18 @@ func (i *idle) take(what string) (uint32, error) {
 func (p *planner) addService(wanted *lb.Service) (err error) {
 	was := p.live.services[wanted.ServiceKey]
 	if was != nil && was.is(wanted) {
-		same := *was
-		p.layout.next.add(wanted.ServiceKey, &same)
 		return nil
 	}
 	now := &service{backends: make([]*backend, 0, len(wanted.Backends))}
 	now.setKey(wanted.ServiceKey)
 	now.Scheduler = uint32(wanted.Scheduler)
-	p.layout.next.add(wanted.ServiceKey, now)
-	if was != nil {
-		now.Id = was.Id
-	} else {
-		if now.Id, err = p.serviceIDs.take("service"); err != nil {
-			return err
-		}
-		p.layout.newServices = append(p.layout.newServices, now.Id)
+	if err := p.placeService(was, now); err != nil {
+		return err
 	}
 	all := make([]backend, len(wanted.Backends))
 	for i, b := range wanted.Backends {
 		all[i].Backend = b
-		if err := p.addBackend(was, &all[i]); err != nil {
+		if err := p.addBackend(was, now.Id, &all[i]); err != nil {
 			return fmt.Errorf("backend %s of %s: %w", b.Addr, wanted.ServiceKey, err)
 		}
 		now.backends = append(now.backends, &all[i])
@@ -215,10 +272,27 @@ func (p *planner) addService(wanted *lb.Service) (err error) {
 	if err := p.addTable(was, now); err != nil {
 		return fmt.Errorf("service %s: %w", wanted.ServiceKey, err)
 	}
-	if was == nil || was.xdplbService != now.xdplbService || len(was.backends) != len(now.backends) {
-		p.layout.newSide = true
+	if was != nil {
+		p.removeBackends(was, now)
+	}
+	if was == nil || was.xdplbService != now.xdplbService {
+		p.layout.services = append(p.layout.services, placed{now.place, now.xdplbService})
 	}
 	return nil
+}
+
+// placeService gives a new service an id and a place; one that was there keeps them.
+func (p *planner) placeService(was, now *service) (err error) {
+	if was != nil {
+		now.Id, now.place = was.Id, was.place
+		return nil
+	}
+	if now.Id, err = p.serviceIDs.take("service"); err != nil {
+		return err
+	}
+	p.layout.newServices = append(p.layout.newServices, now.Id)
+	now.place, err = p.servicePlaces.take("service place")
+	return err
 }
 
 // addTable keeps the table of a service for whose new flows nothing changes, and plans a new one for any other.
@@ -256,25 +330,26 @@ func (p *planner) newTable(slots int, fill func([]uint32) error) (id uint32, err
 	return id, err
 }
 
-func (p *planner) addBackend(service *service, now *backend) (err error) {
+// addBackend lays out a backend of the service with an id; was is that service, nil if it is new.
+func (p *planner) addBackend(was *service, service uint32, now *backend) (err error) {
 	now.listed = now.takesFlows()
-	if service != nil {
-		if was := service.find(now.Addr); was != nil {
-			return p.keepBackend(was, now)
+	if was != nil {
+		if b := was.find(now.Addr); b != nil {
+			return p.keepBackend(b, service, now)
 		}
 	}
 	if now.id, err = p.backendIDs.take("backend"); err != nil {
 		return err
 	}
 	p.layout.newBackends = append(p.layout.newBackends, now)
-	p.layout.newSide = true
+	p.layout.columns = append(p.layout.columns, cold{now.id, now.columns(service)})
 	return p.setHop(now)
 }
 
-func (p *planner) keepBackend(was, now *backend) error {
+func (p *planner) keepBackend(was *backend, service uint32, now *backend) error {
 	now.id, now.word = was.id, was.word
-	if was.Weight != now.Weight || was.Hop.Static != now.Hop.Static {
-		p.layout.newSide = true
+	if columns := now.columns(service); columns != was.columns(service) {
+		p.layout.columns = append(p.layout.columns, cold{now.id, columns})
 	}
 	if was.Hop == now.Hop {
 		return nil

@@ -97,7 +97,12 @@ func TestProgramFindsWhatChangeWrote(t *testing.T) {
 		}
 	}
 	tables := make(map[netip.AddrPort]hashed)
-	err = d.Connections(func(c Connection) bool {
+	list, err := d.Connections()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer list.Close()
+	list.Walk(func(c Connection) bool {
 		at := flow{c.Client, c.Service.Addr}
 		mac, known := sent[at]
 		service, _ := state.Service(c.Service)
@@ -119,9 +124,6 @@ func TestProgramFindsWhatChangeWrote(t *testing.T) {
 		}
 		return true
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	if len(sent) > 0 {
 		t.Errorf("%d connections are not listed: %v", len(sent), sent)
 	}

@@ -13,21 +13,19 @@ import (
 	"xdplb/internal/lb"
 )
 
-// configuration is one side of the maps with the ids that lb.State does not know.
+// configuration is the live one, or a part of it, with the ids that lb.State does not know.
 type configuration struct {
 	epoch    uint64
-	services map[lb.ServiceKey]*service
-	list     []*service // the same, as they stand in the map
-}
-
-func (c *configuration) add(key lb.ServiceKey, s *service) {
-	c.services[key] = s
-	c.list = append(c.list, s)
+	values   []xdplbService             // of all services, by their place in the map services; it is the map's memory
+	backends int                        // of all services
+	services map[lb.ServiceKey]*service // those that were read
+	list     []*service                 // the same, by place
 }
 
 // service is a service of a configuration.
 type service struct {
 	xdplbService
+	place    uint32     // in its side of the map services
 	backends []*backend // sorted by address
 }
 
@@ -74,14 +72,14 @@ func (b *backend) takesFlows() bool { return b.Weight > 0 && b.Hop.Known() }
 
 // Snapshot reads the live configuration.
 func (d *Datapath) Snapshot() (lb.State, error) {
-	live, err := d.readLive()
+	live, err := d.readLive(nil)
 	if err != nil {
 		return lb.State{}, err
 	}
 	return live.state()
 }
 
-// state leaves the ids out.
+// state is what was read, without the ids.
 func (c *configuration) state() (lb.State, error) {
 	services := make([]lb.Service, 0, len(c.list))
 	total := 0
@@ -114,53 +112,64 @@ func (c *configuration) state() (lb.State, error) {
 // side says which of two sides an epoch's configuration is on.
 func side(epoch uint64) uint32 { return uint32(epoch & 1) }
 
-// readLive reads the side that packets see.
-func (d *Datapath) readLive() (*configuration, error) {
-	live := &configuration{epoch: d.config.load(configEpoch), services: make(map[lb.ServiceKey]*service)}
-	byID := make([]*service, ids(d.meta.Services))
-	for _, value := range d.services.side(side(live.epoch)) {
-		if value.Id == 0 {
-			continue
+// readLive reads the side that packets see: all services, or only the one of a key, if there is one.
+func (d *Datapath) readLive(only *lb.ServiceKey) (*configuration, error) {
+	return d.readEpoch(d.config.load(configEpoch), only)
+}
+
+// readEpoch reads the side of an epoch, which is live or is about to be.
+func (d *Datapath) readEpoch(epoch uint64, only *lb.ServiceKey) (*configuration, error) {
+	live := &configuration{epoch: epoch, services: make(map[lb.ServiceKey]*service)}
+	live.values = d.services.side(side(live.epoch))
+	byID, unread := make([]*service, ids(d.meta.Services)), new(service)
+	for place := range live.values {
+		s := &live.values[place]
+		switch {
+		case s.Id == 0:
+		case s.Id >= uint32(len(byID)):
+			return nil, fmt.Errorf("reading the services: id %d is out of place", s.Id)
+		case only != nil && s.key() != *only:
+			byID[s.Id] = unread
+		default:
+			byID[s.Id] = &service{xdplbService: *s, place: uint32(place)}
+			live.services[s.key()] = byID[s.Id]
+			live.list = append(live.list, byID[s.Id])
 		}
-		if value.Id >= uint32(len(byID)) {
-			return nil, fmt.Errorf("reading the services: id %d is out of place", value.Id)
-		}
-		s := &service{xdplbService: value}
-		byID[value.Id] = s
-		live.add(value.key(), s)
 	}
-	if err := d.readBackends(live, byID); err != nil {
+	if err := d.readBackends(live, byID, unread); err != nil {
 		return nil, fmt.Errorf("reading the backends: %w", err)
 	}
 	return live, nil
 }
 
-func (d *Datapath) readBackends(live *configuration, byID []*service) error {
+// readBackends reads the backends of services by id, but those of unread ones, and counts all.
+func (d *Datapath) readBackends(live *configuration, byID []*service, unread *service) error {
 	info := d.info.side(side(live.epoch))
-	counts, total := make([]int, len(byID)), 0
+	counts := make([]int, len(byID))
+	var found []uint32
 	for id := range info {
 		if info[id].Family == 0 {
 			continue
 		}
-		if at := info[id].Service; at >= uint32(len(byID)) || byID[at] == nil {
+		at := info[id].Service
+		if at >= uint32(len(byID)) || byID[at] == nil {
 			return fmt.Errorf("backend id %d of service id %d is out of place", id, at)
 		}
-		counts[info[id].Service]++
-		total++
-	}
-	for id, s := range byID {
-		if s != nil {
-			s.backends = make([]*backend, 0, counts[id])
+		live.backends++
+		if byID[at] != unread {
+			counts[at]++
+			found = append(found, uint32(id))
 		}
 	}
-	all := make([]backend, 0, total)
-	for id := range info {
-		if info[id].Family == 0 {
-			continue
-		}
-		all = append(all, d.readBackend(uint32(id), &info[id]))
+	all, pointers := make([]backend, len(found)), make([]*backend, len(found))
+	for _, s := range live.list {
+		count := counts[s.Id]
+		s.backends, pointers = pointers[:0:count], pointers[count:]
+	}
+	for i, id := range found {
+		all[i] = d.readBackend(id, &info[id])
 		s := byID[info[id].Service]
-		s.backends = append(s.backends, &all[len(all)-1])
+		s.backends = append(s.backends, &all[i])
 	}
 	for _, s := range live.list {
 		s.sort()

@@ -39,7 +39,7 @@ type ServiceStats struct {
 
 // Stats reads the counters of all services and counts their flows, for which it walks through the flow tables.
 func (d *Datapath) Stats() (map[lb.ServiceKey]ServiceStats, error) {
-	live, err := d.readLive()
+	live, err := d.readLive(nil)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func (d *Datapath) Stats() (map[lb.ServiceKey]ServiceStats, error) {
 
 // Counters reads the counters alone: Active and Inactive are 0.
 func (d *Datapath) Counters() (map[lb.ServiceKey]ServiceStats, error) {
-	live, err := d.readLive()
+	live, err := d.readLive(nil)
 	if err != nil {
 		return nil, err
 	}

@@ -64,7 +64,7 @@ func TestStats(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	live, err := d.readLive()
+	live, err := d.readLive(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -64,7 +64,7 @@ type MapStatus struct {
 
 // Status reads what the kernel holds. It walks through the flow tables to see how full they are.
 func (d *Datapath) Status() (Status, error) {
-	live, err := d.readLive()
+	live, err := d.readLive(nil)
 	if err != nil {
 		return Status{}, err
 	}
@@ -75,7 +75,7 @@ func (d *Datapath) Status() (Status, error) {
 	}
 	status.Memory = memory
 	for name, m := range d.byName() {
-		s, err := d.mapStatus(name, m, live)
+		s, err := d.mapStatus(name, *m, live)
 		if err != nil {
 			return Status{}, fmt.Errorf("reading what the kernel says of the map %s: %w", name, err)
 		}
@@ -119,26 +119,28 @@ func (d *Datapath) programStatus() (status ProgramStatus, memory uint64, _ error
 	return status, memory, nil
 }
 
-func (d *Datapath) byName() map[string]*ebpf.Map {
-	return map[string]*ebpf.Map{
-		xdplbMapBackendCounters: d.maps.BackendCounters,
-		xdplbMapBackendInfo:     d.maps.BackendInfo,
-		xdplbMapBackends:        d.maps.Backends,
-		xdplbMapConfig:          d.maps.Config,
-		xdplbMapCursors:         d.maps.Cursors,
-		xdplbMapEgresses:        d.maps.Egresses,
-		xdplbMapEvictions:       d.maps.Evictions,
-		xdplbMapFlowClients6:    d.maps.FlowClients6,
-		xdplbMapFlowOrigins:     d.maps.FlowOrigins,
-		xdplbMapFlows:           d.maps.Flows,
-		xdplbMapFragments:       d.maps.Fragments,
-		xdplbMapInterfaces:      d.maps.Interfaces,
-		xdplbMapMeta:            d.maps.Meta,
-		xdplbMapReasons:         d.maps.Reasons,
-		xdplbMapRetiredCounters: d.maps.RetiredCounters,
-		xdplbMapServiceBuckets:  d.maps.ServiceBuckets,
-		xdplbMapServices:        d.maps.Services,
-		xdplbMapTables:          d.maps.Tables,
+// byName lists the pinned maps.
+func (d *Datapath) byName() map[string]**ebpf.Map {
+	return map[string]**ebpf.Map{
+		xdplbMapBackendCounters: &d.maps.BackendCounters,
+		xdplbMapBackendInfo:     &d.maps.BackendInfo,
+		xdplbMapBackends:        &d.maps.Backends,
+		xdplbMapConfig:          &d.maps.Config,
+		xdplbMapCursors:         &d.maps.Cursors,
+		xdplbMapEgresses:        &d.maps.Egresses,
+		xdplbMapEvictions:       &d.maps.Evictions,
+		xdplbMapFlowClients6:    &d.maps.FlowClients6,
+		xdplbMapFlowOrigins:     &d.maps.FlowOrigins,
+		xdplbMapFlows:           &d.maps.Flows,
+		xdplbMapFragments:       &d.maps.Fragments,
+		xdplbMapInterfaces:      &d.maps.Interfaces,
+		xdplbMapMeta:            &d.maps.Meta,
+		xdplbMapReasons:         &d.maps.Reasons,
+		xdplbMapRetiredCounters: &d.maps.RetiredCounters,
+		xdplbMapServiceBuckets:  &d.maps.ServiceBuckets,
+		xdplbMapServices:        &d.maps.Services,
+		xdplbMapTableIds:        &d.maps.TableIds,
+		xdplbMapTables:          &d.maps.Tables,
 	}
 }
 
@@ -157,9 +159,9 @@ func (d *Datapath) mapStatus(name string, m *ebpf.Map, live *configuration) (Map
 		rows, err = d.rows()
 		status.Used = uint32(len(rows))
 	case xdplbMapBackends, xdplbMapBackendCounters:
-		status.Used = uint32(live.backends())
+		status.Used = uint32(live.backends)
 	case xdplbMapBackendInfo: // one side of it, as of the other maps with two sides
-		status.Used, status.Max = uint32(live.backends()), status.Max/sides
+		status.Used, status.Max = uint32(live.backends), status.Max/sides
 	case xdplbMapServices:
 		status.Used, status.Max = uint32(len(live.list)), status.Max/sides
 	case xdplbMapServiceBuckets:
@@ -175,6 +177,8 @@ func (d *Datapath) mapStatus(name string, m *ebpf.Map, live *configuration) (Map
 		status.Used = d.usedEgresses()
 	case xdplbMapTables:
 		err = d.addTables(&status)
+	case xdplbMapTableIds:
+		status.Used = uint32(len(d.presentTables()))
 	default:
 		status.Used = status.Max
 	}
@@ -188,14 +192,6 @@ func (d *Datapath) usedEgresses() (used uint32) {
 		}
 	}
 	return used
-}
-
-// backends counts them, over all services.
-func (c *configuration) backends() (total int) {
-	for _, s := range c.list {
-		total += len(s.backends)
-	}
-	return total
 }
 
 // addTables counts the lookup tables and their memory.

@@ -32,17 +32,23 @@ const Tick time.Duration = 1 << tickShift
 // tickShift is how far nanoseconds of CLOCK_MONOTONIC are shifted to give ticks (TICK_SHIFT in types.h).
 const tickShift = 30
 
-// ticks is the time on the packet path.
-func ticks() (uint32, error) {
+// monotonic is the packet path's clock, in nanoseconds.
+func monotonic() (int64, error) {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
 		return 0, fmt.Errorf("reading the clock: %w", err)
 	}
-	return uint32(now.Nano() >> tickShift), nil
+	return now.Nano(), nil
+}
+
+// ticks is the time on the packet path.
+func ticks() (uint32, error) {
+	now, err := monotonic()
+	return uint32(now >> tickShift), err
 }
 
 // isSettling says whether flows without an entry may come up that are in no way the slot's.
-func (s *service) isSettling(now uint32) bool {
+func (s *xdplbService) isSettling(now uint32) bool {
 	return s.Settles != 0 && int32(now-s.Settles) < 0
 }
 
@@ -187,10 +193,11 @@ func (d *Datapath) withHeritage(was *service, kept map[uint32]bool, now uint32, 
 
 // dropPrevious leaves out the tables of previous backends that nobody needs any more.
 func (p *planner) dropPrevious() {
-	for key, now := range p.layout.next.services {
-		was := p.live.services[key]
-		if was != nil && was.Previous != 0 && was.Previous == now.Previous && !was.isSettling(p.now) {
-			now.Previous = 0
+	for place, s := range p.nextValues() {
+		was := &p.live.values[place]
+		if was.Previous != 0 && was.Previous == s.Previous && !was.isSettling(p.now) {
+			s.Previous = 0
+			p.layout.services = append(p.layout.services, placed{uint32(place), s}) // the last one counts
 		}
 	}
 }

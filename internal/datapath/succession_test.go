@@ -91,7 +91,7 @@ func readHashed(t testing.TB, key lb.ServiceKey) (h hashed) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	live, err := d.readLive()
+	live, err := d.readLive(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

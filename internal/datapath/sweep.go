@@ -28,7 +28,7 @@ func (d *Datapath) Sweep(ctx context.Context) (freed int, err error) {
 			return freed, err
 		}
 		for i := from; i < min(from+sweepStep, len(table.buckets.values)); i++ {
-			freed += table.sweepBucket(&table.buckets.values[i])
+			freed += table.sweepBucket(table.bucket(i))
 		}
 	}
 	if err := d.settleSlots(table); err != nil {
@@ -59,7 +59,7 @@ func (t *flowTable) sweepBucket(bucket *xdplbBucket) (freed int) {
 
 // settleSlots settles the slots of those mh services whose last change is long enough ago.
 func (d *Datapath) settleSlots(table *flowTable) error {
-	live, err := d.readLive()
+	live, err := d.readLive(nil)
 	if err != nil {
 		return err
 	}
@@ -83,14 +83,12 @@ func (d *Datapath) settleSlots(table *flowTable) error {
 		return nil
 	}
 	d.findStrays(live, table, due)
-	values := d.services.side(side(live.epoch))
-	for i := range values {
-		s := live.services[values[i].key()]
-		if values[i].Id == 0 || due[s] == nil {
+	for s, unsettled := range due {
+		if unsettled.settle() > 0 {
 			continue
 		}
-		if due[s].settle() == 0 {
-			atomic.StoreUint32(&values[i].Settles, 0) // for user space alone: nothing is left to do
+		for n := range uint32(sides) { // each a copy of the other, or to be made one
+			atomic.StoreUint32(&d.services.side(n)[s.place].Settles, 0) // for user space alone: nothing is left to do
 		}
 	}
 	return nil

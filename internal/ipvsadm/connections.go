@@ -31,6 +31,8 @@ type ConnectionListing struct {
 	// are too many to ask for each.
 	Host func(netip.Addr) string
 	Port func(uint16, lb.Protocol) string
+	// PEColumns adds the headings that "--persistent-conn" brings, for persistence engines, which xdplb does not have.
+	PEColumns bool
 }
 
 // connectionsBuffer is how many bytes of rows go out at once: there may be millions of rows.
@@ -41,7 +43,11 @@ const connectionsBuffer = 64 << 10
 func ListConnections(w io.Writer, l ConnectionListing) error {
 	out := bufio.NewWriterSize(w, connectionsBuffer)
 	out.WriteString("IPVS connection entries\n")
-	out.WriteString("pro expire state       source             virtual            destination\n")
+	if l.PEColumns {
+		out.WriteString("pro expire state       source             virtual            destination        pe name          pe_data\n")
+	} else {
+		out.WriteString("pro expire state       source             virtual            destination\n")
+	}
 	err := l.Walk(func(c Connection) bool {
 		_, err := out.WriteString(l.row(c))
 		return err == nil

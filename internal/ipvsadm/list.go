@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 
 	"xdplb/internal/lb"
 )
@@ -18,9 +19,12 @@ type Columns int
 
 // The listings.
 const (
-	Connections Columns = iota // ipvsadm -L: forwarding method, weight and connections
-	Stats                      // ipvsadm -L --stats: totals
-	Rate                       // ipvsadm -L --rate: per second
+	Connections     Columns = iota // ipvsadm -L: forwarding method, weight and connections
+	Stats                          // ipvsadm -L --stats: totals
+	Rate                           // ipvsadm -L --rate: per second
+	Thresholds                     // ipvsadm -L --thresholds: limits of connections, and connections
+	PersistentConns                // ipvsadm -L --persistent-conn: weight, persistence templates and connections
+	TunnelInfo                     // ipvsadm -L --tun-info: as Connections, with a column for tunnels
 )
 
 // Listing is what List writes.
@@ -30,6 +34,8 @@ type Listing struct {
 	// Size is what the first line calls the size of the connection table; with 0 that line is left out, as ipvsadm does
 	// when one service is asked for.
 	Size int
+	// Exact writes all digits of large numbers.
+	Exact bool
 	// Host and Port name an address and a port, or return "" where there is no name. Left nil, the listing is
 	// numeric, as with -n.
 	Host func(netip.Addr) string
@@ -42,15 +48,18 @@ type Listing struct {
 // Numbers are the counted columns of a row: totals for Stats, per second for Rate. There is no outward traffic: in
 // direct routing the director never sees a reply, and LVS too prints 0.
 type Numbers struct {
-	Active, Inactive uint64 // connections; of a backend, for Connections only
+	Active, Inactive uint64 // connections; of a backend only
+	Persistent       uint64 // persistence templates; of a backend, for PersistentConns only
 	Connections      uint64
 	Packets, Bytes   uint64 // from the clients; bytes of IP
 }
 
-// The widths at which ipvsadm cuts IPv4 names.
+// The widths at which ipvsadm cuts names: those of IPv4 services with the protocol before them, those of IPv4 backends,
+// and all.
 const (
 	serviceWidth = 33
 	backendWidth = 28
+	nameWidth    = 59
 )
 
 // List writes a listing. The error is w's.
@@ -78,49 +87,97 @@ func header(c Columns) string {
 	case Rate:
 		return fmt.Sprintf("%-33s %8s %8s %8s %8s %8s\n  -> RemoteAddress:Port\n",
 			"Prot LocalAddress:Port", "CPS", "InPPS", "OutPPS", "InBPS", "OutBPS")
+	case Thresholds:
+		return fmt.Sprintf("%-33s %-10s %-10s %-10s %-10s\n  -> RemoteAddress:Port\n",
+			"Prot LocalAddress:Port", "Uthreshold", "Lthreshold", "ActiveConn", "InActConn")
+	case PersistentConns:
+		return fmt.Sprintf("%-33s %-9s %-11s %-10s %-10s\n  -> RemoteAddress:Port\n",
+			"Prot LocalAddress:Port", "Weight", "PersistConn", "ActiveConn", "InActConn")
+	case TunnelInfo:
+		return "Prot LocalAddress:Port Scheduler Flags\n" +
+			"  -> RemoteAddress:Port           Forward TunnelInfo    Weight ActiveConn InActConn\n"
 	}
 	return "Prot LocalAddress:Port Scheduler Flags\n" +
 		"  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn\n"
 }
 
 func (l *Listing) serviceRow(s *lb.Service) string {
-	name := fmt.Sprintf("%-4s %s", strings.ToUpper(s.Protocol.String()),
-		l.name(s.Addr.Addr(), s.ServiceKey, serviceWidth))
-	if l.Columns == Connections {
-		return fmt.Sprintf("%s %s\n", name, s.Scheduler)
+	row := fmt.Sprintf("%-4s %s", strings.ToUpper(s.Protocol.String()), l.name(s.Addr.Addr(), s.ServiceKey))
+	if s.Addr.Addr().Is4() {
+		row = cut(row, serviceWidth)
+	}
+	if l.Columns != Stats && l.Columns != Rate {
+		return row + " " + serviceOptionsOf(s) + "\n"
 	}
 	var n Numbers
 	if l.Service != nil {
 		n = l.Service(s.ServiceKey)
 	}
-	return fmt.Sprintf("%-33s%s%s%s%s%s\n", name,
-		large(n.Connections), large(n.Packets), large(0), large(n.Bytes), large(0))
+	return fmt.Sprintf("%-33s%s%s%s%s%s\n", row,
+		l.large(n.Connections), l.large(n.Packets), l.large(0), l.large(n.Bytes), l.large(0))
+}
+
+// serviceOptionsOf are the scheduler and what else a service has, in the words of a listing.
+func serviceOptionsOf(s *lb.Service) string {
+	words := s.Scheduler.String()
+	if s.Flags != 0 {
+		words += " (" + s.Scheduler.FlagNames(s.Flags) + ")"
+	}
+	if p := s.Persistence; p.Timeout != 0 {
+		words += fmt.Sprintf(" persistent %d", p.Timeout/time.Second)
+		if mask := maskOf(s); mask != "" {
+			words += " mask " + mask
+		}
+	}
+	if s.OnePacket {
+		words += " ops"
+	}
+	return words
+}
+
+// maskOf is the netmask of a persistent IPv4 service, or the prefix length of an IPv6 one, or "" if each client is by
+// itself.
+func maskOf(s *lb.Service) string {
+	bits := int(s.Persistence.Prefix)
+	switch addr := s.Addr.Addr(); {
+	case bits == addr.BitLen():
+		return ""
+	case addr.Is4():
+		return netmask(bits).String()
+	}
+	return strconv.Itoa(bits)
 }
 
 func (l *Listing) backendRow(s *lb.Service, b *lb.Backend) string {
-	name := l.name(b.Addr, s.ServiceKey, backendWidth)
+	name := l.name(b.Addr, s.ServiceKey)
+	if b.Addr.Is4() {
+		name = cut(name, backendWidth)
+	}
 	var n Numbers
 	if l.Backend != nil {
 		n = l.Backend(s.ServiceKey, b.Addr)
 	}
+	row := fmt.Sprintf("  -> %-28s", name)
 	switch l.Columns {
 	case Stats:
-		return fmt.Sprintf("  -> %-28s%s%s%s%s%s\n", name,
-			large(n.Connections), large(n.Packets), large(0), large(n.Bytes), large(0))
+		return row + fmt.Sprintf("%s%s%s%s%s\n",
+			l.large(n.Connections), l.large(n.Packets), l.large(0), l.large(n.Bytes), l.large(0))
 	case Rate:
 		// Backends' connections and packets per second are never shortened, services' are.
-		return fmt.Sprintf("  -> %-28s %8d %8d %8d%s%s\n", name, n.Connections, n.Packets, 0, large(n.Bytes), large(0))
+		return row + fmt.Sprintf(" %8d %8d %8d%s%s\n", n.Connections, n.Packets, 0, l.large(n.Bytes), l.large(0))
+	case Thresholds:
+		return row + fmt.Sprintf(" %-10d %-10d %-10d %-10d\n", b.Upper, b.Lower, n.Active, n.Inactive)
+	case PersistentConns:
+		return row + fmt.Sprintf(" %-9d %-11d %-10d %-10d\n", b.Weight, n.Persistent, n.Active, n.Inactive)
+	case TunnelInfo:
+		return row + fmt.Sprintf(" %-7s %-13s %-6d %-10d %-10d\n", "Route", "n/a", b.Weight, n.Active, n.Inactive)
 	}
-	return fmt.Sprintf("  -> %-28s %-7s %-6d %-10d %-10d\n", name, "Route", b.Weight, n.Active, n.Inactive)
+	return row + fmt.Sprintf(" %-7s %-6d %-10d %-10d\n", "Route", b.Weight, n.Active, n.Inactive)
 }
 
-// name is ADDRESS:PORT with the port of the service, cut to a width if IPv4.
-func (l *Listing) name(addr netip.Addr, key lb.ServiceKey, width int) string {
-	name := name(netip.AddrPortFrom(addr, key.Addr.Port()), key.Protocol, l.Host, l.Port)
-	if !addr.Is4() {
-		return name
-	}
-	return name[:min(len(name), width)]
+// name is ADDRESS:PORT with the port of the service.
+func (l *Listing) name(addr netip.Addr, key lb.ServiceKey) string {
+	return name(netip.AddrPortFrom(addr, key.Addr.Port()), key.Protocol, l.Host, l.Port)
 }
 
 // name is ADDRESS:PORT, in names where there are any.
@@ -139,15 +196,18 @@ func name(at netip.AddrPort, protocol lb.Protocol, hosts func(netip.Addr) string
 		port = strconv.Itoa(int(at.Port()))
 	}
 	if !at.Addr().Is4() {
-		return "[" + host + "]:" + port
+		host = "[" + host + "]"
 	}
-	return host + ":" + port
+	return cut(host+":"+port, nameWidth)
 }
 
 // large is a number in 9 columns, in thousands (K) to 10^12s (T) from where 8 digits and a space no longer hold it.
-// Fractions are cut off, and the unit changes later than the space would ask.
-func large(n uint64) string {
+// Fractions are cut off, and the unit changes later than the space would ask. An exact number has all its digits behind
+// a space.
+func (l *Listing) large(n uint64) string {
 	switch {
+	case l.Exact:
+		return fmt.Sprintf(" %8d", n)
 	case n < 1e8:
 		return fmt.Sprintf("%9d", n)
 	case n < 1e9:

@@ -7,33 +7,70 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"time"
 
 	"xdplb/internal/lb"
 )
 
-// Save writes the state as "ipvsadm -S -n" does: one -A line for each service, and under it one -a line for each
-// backend. "ipvsadm -R" takes it. Next hops are not saved; the format has no place for them. The error is w's.
-func Save(w io.Writer, state lb.State) error {
+// Saving is what Save writes. Host and Port name addresses and ports, as in Listing.
+type Saving struct {
+	State lb.State
+	Host  func(netip.Addr) string
+	Port  func(uint16, lb.Protocol) string
+}
+
+// Save writes a state as "ipvsadm -S" does: one -A line for each service, and under it one -a line for each
+// backend. "ipvsadm -R" takes it. Thresholds, which ipvsadm loses, are written behind the weight. Next hops and timeouts
+// are not saved; the format has no place for them. The error is w's.
+func Save(w io.Writer, s Saving) error {
 	out := bufio.NewWriter(w)
-	for i := range state.Services {
-		service := &state.Services[i]
-		flag := serviceFlag(service.Protocol)
-		fmt.Fprintf(out, "-A %s %s -s %s\n", flag, service.Addr, service.Scheduler)
-		for _, b := range service.Backends {
-			fmt.Fprintf(out, "-a %s %s -r %s -g -w %d\n", flag, service.Addr, backendAddrPort(service, b), b.Weight)
+	for i := range s.State.Services {
+		service := &s.State.Services[i]
+		at := serviceFlag(service.Protocol) + " " + name(service.Addr, service.Protocol, s.Host, s.Port)
+		fmt.Fprintf(out, "-A %s -s %s%s\n", at, service.Scheduler, savedOptions(service))
+		for j := range service.Backends {
+			b := &service.Backends[j]
+			server := netip.AddrPortFrom(b.Addr, service.Addr.Port())
+			fmt.Fprintf(out, "-a %s -r %s -g -w %d%s\n",
+				at, name(server, service.Protocol, s.Host, s.Port), b.Weight, savedThresholds(b))
 		}
 	}
 	return out.Flush()
 }
 
 func serviceFlag(p lb.Protocol) string {
-	if p == lb.UDP {
+	switch p {
+	case lb.UDP:
 		return "-u"
+	case lb.SCTP:
+		return "--sctp-service"
 	}
 	return "-t"
 }
 
-// backendAddrPort is the backend's address with the service's port.
-func backendAddrPort(s *lb.Service, b lb.Backend) netip.AddrPort {
-	return netip.AddrPortFrom(b.Addr, s.Addr.Port())
+// savedOptions are the options of a service behind its scheduler.
+func savedOptions(s *lb.Service) (words string) {
+	if p := s.Persistence; p.Timeout != 0 {
+		words += fmt.Sprintf(" -p %d", p.Timeout/time.Second)
+		if mask := maskOf(s); mask != "" {
+			words += " -M " + mask
+		}
+	}
+	if s.OnePacket {
+		words += " -o"
+	}
+	if s.Flags != 0 {
+		words += " -b " + s.Scheduler.FlagNames(s.Flags)
+	}
+	return words
+}
+
+func savedThresholds(b *lb.Backend) (words string) {
+	if b.Upper != 0 {
+		words += fmt.Sprintf(" -x %d", b.Upper)
+	}
+	if b.Lower != 0 {
+		words += fmt.Sprintf(" -y %d", b.Lower)
+	}
+	return words
 }

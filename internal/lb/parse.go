@@ -4,6 +4,7 @@ package lb
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -113,6 +114,24 @@ func ParsePort(word string) (uint16, error) {
 func ParseWeight(word string) (uint32, error) {
 	n, err := parseNumber("weight", word, 0, MaxWeight)
 	return uint32(n), err
+}
+
+// ParseMAC reads the 48-bit MAC address of one host. The error is an ErrInvalid and names the word.
+func ParseMAC(word string) ([6]byte, error) {
+	mac, err := net.ParseMAC(word)
+	if err != nil || len(mac) != 6 {
+		return [6]byte{}, invalidf("MAC %q: want six bytes such as 02:00:00:00:00:08", word)
+	}
+	if [6]byte(mac) == [6]byte{} || mac[0]&1 != 0 {
+		return [6]byte{}, invalidf("MAC %s is not the address of one host", mac)
+	}
+	return [6]byte(mac), nil
+}
+
+// ParseVLAN reads the id of a VLAN in decimal, 1 to MaxVLAN. The error is an ErrInvalid and names the word.
+func ParseVLAN(word string) (uint16, error) {
+	n, err := parseNumber("VLAN", word, 1, MaxVLAN)
+	return uint16(n), err
 }
 
 // parseNumber reads a decimal number of min..max. What is a number shows bare in the error, anything else quoted.

@@ -4,6 +4,7 @@ package lb_test
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -56,6 +57,36 @@ func TestParseServiceKey(t *testing.T) {
 		key, err := lb.ParseServiceKey(tt.addrport, tt.protocol)
 		if got := outcome(t, key.String(), err); got != tt.want || (err == nil) != tt.ok {
 			t.Errorf("ParseServiceKey(%q, %q): got %q, want %q", tt.addrport, tt.protocol, got, tt.want)
+		}
+	}
+}
+
+func TestParseHop(t *testing.T) {
+	t.Parallel()
+	if got, err := lb.ParseMAC("02:00:00:00:00:08"); err != nil || got != [6]byte{2, 0, 0, 0, 0, 8} {
+		t.Errorf("ParseMAC: got %x, %v", got, err)
+	}
+	for word, want := range map[string]string{
+		"":                        `MAC "": want six bytes such as 02:00:00:00:00:08`,
+		"02:00":                   `MAC "02:00": want six bytes such as 02:00:00:00:00:08`,
+		"02:00:00:00:00:08:00:01": `MAC "02:00:00:00:00:08:00:01": want six bytes such as 02:00:00:00:00:08`,
+		"00:00:00:00:00:00":       "MAC 00:00:00:00:00:00 is not the address of one host",
+		"01:00:5e:00:00:01":       "MAC 01:00:5e:00:00:01 is not the address of one host",
+	} {
+		mac, err := lb.ParseMAC(word)
+		if got := outcome(t, fmt.Sprint(mac), err); got != want {
+			t.Errorf("ParseMAC(%q): got %q, want %q", word, got, want)
+		}
+	}
+	if got, err := lb.ParseVLAN("4094"); err != nil || got != lb.MaxVLAN {
+		t.Errorf("ParseVLAN: got %d, %v", got, err)
+	}
+	for word, want := range map[string]string{
+		"0": "VLAN 0: want 1 to 4094", "4095": "VLAN 4095: want 1 to 4094", "x": `VLAN "x": want 1 to 4094`,
+	} {
+		vlan, err := lb.ParseVLAN(word)
+		if got := outcome(t, fmt.Sprint(vlan), err); got != want {
+			t.Errorf("ParseVLAN(%q): got %q, want %q", word, got, want)
 		}
 	}
 }

@@ -55,9 +55,8 @@ func (p Plan) Empty() bool {
 // does not copy them.
 func Diff(from, to State) Plan {
 	plan := Plan{From: from, To: to}
-	if more := to.size() - from.size(); more > 0 {
-		plan.Changes = make([]Change, 0, more) // so many at least
-	}
+	more := to.size() - from.size()
+	plan.Changes = make([]Change, 0, max(more, -more)) // so many at least
 	a, b := from.Services, to.Services
 	for len(a) > 0 || len(b) > 0 {
 		order := 0

@@ -180,8 +180,6 @@ func (s *Service) validateBackend(b *Backend) error {
 		return invalidf("backend %s is IPv4, the service %s is IPv6", b.Addr, s.ServiceKey)
 	case !b.Addr.Is4() && vip.Is4():
 		return invalidf("backend %s is IPv6, the service %s is IPv4", b.Addr, s.ServiceKey)
-	case b.Addr == vip:
-		return invalidf("backend %s is the VIP of the service %s itself", b.Addr, s.ServiceKey)
 	case b.Weight > MaxWeight:
 		return invalidf("backend %s of %s: weight %d: want 0 to %d", b.Addr, s.ServiceKey, b.Weight, MaxWeight)
 	case b.Lower > b.Upper:

@@ -206,8 +206,6 @@ func TestStateRefusals(t *testing.T) {
 		{"add IPv4 backend to IPv6", func(s *lb.State) error {
 			return s.AddService(lb.Service{ServiceKey: v6, Scheduler: lb.RR, Backends: []lb.Backend{backend("192.168.60.8")}})
 		}, lb.ErrInvalid, "backend 192.168.60.8 is IPv4, the service TCP [2001:db8::64]:80 is IPv6"},
-		{"add the VIP as backend", func(s *lb.State) error { return s.AddBackend(k, backend("172.10.0.9")) },
-			lb.ErrInvalid, "backend 172.10.0.9 is the VIP of the service TCP 172.10.0.9:80 itself"},
 		{"add multicast backend", func(s *lb.State) error { return s.AddBackend(k, backend("224.0.0.1")) },
 			lb.ErrInvalid, "service TCP 172.10.0.9:80: backend 224.0.0.1 is a multicast address"},
 		{"set missing backend", func(s *lb.State) error {

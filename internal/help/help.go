@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+// Package help makes xdplb and xdplb-lab explain themselves in one form and voice: the command "help", the flag --help,
+// and the command "completion".
+package help
 
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -12,20 +15,40 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// helpCommand is "xdplb help"; unlike cobra's, it fails for a topic that there is not.
-func helpCommand() *cobra.Command {
+// Install puts the package's commands into a program in place of cobra's. They belong to the group of that id, "" if
+// there are no groups. The error of unknown is what "help" says of a word that is no command of the given one.
+func Install(root *cobra.Command, group string, unknown func(cmd *cobra.Command, word string) error) {
+	help := command(unknown)
+	completion := completionCommand(root.Name())
+	help.GroupID, completion.GroupID = group, group
+	root.SetHelpCommand(help)
+	root.SetHelpFunc(printHelp)
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.AddCommand(completion)
+}
+
+// For is the command line that explains a command: "xdplb help backend add".
+func For(cmd *cobra.Command) string {
+	program, words, _ := strings.Cut(cmd.CommandPath(), " ")
+	if words == "help" {
+		words = ""
+	}
+	return strings.TrimSpace(program + " help " + words)
+}
+
+// command is "help"; unlike cobra's, it fails for a topic that there is not.
+func command(unknown func(*cobra.Command, string) error) *cobra.Command {
 	return &cobra.Command{
-		Use:     "help [COMMAND...]",
-		Short:   "Explain a command",
-		Long:    "Explain xdplb, or a command.",
-		Example: `  xdplb help backend add`,
+		Use:   "help [COMMAND...]",
+		Short: "Explain a command",
+		Long:  "Explain the program, or a command of it.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			topic, rest, err := cmd.Root().Find(args)
 			if err != nil {
 				return err
 			}
 			if len(rest) > 0 {
-				return unknownCommand(topic, rest[0])
+				return unknown(topic, rest[0])
 			}
 			return topic.Help()
 		},
@@ -66,10 +89,16 @@ func usageLine(cmd *cobra.Command) string {
 	switch {
 	case cmd.HasAvailableSubCommands():
 		line += " COMMAND"
-	case hasFlags(cmd.LocalNonPersistentFlags()):
+	case hasFlags(cmd.LocalNonPersistentFlags(), func(flag *pflag.Flag) bool { return !mentions(cmd.Use, flag) }):
 		line += " [flags]"
 	}
 	return line
+}
+
+// mentions says whether a usage line has a flag in it already.
+func mentions(use string, flag *pflag.Flag) bool {
+	words := strings.FieldsFunc(use, func(r rune) bool { return strings.ContainsRune(" []|", r) })
+	return slices.Contains(words, "--"+flag.Name) || flag.Shorthand != "" && slices.Contains(words, "-"+flag.Shorthand)
 }
 
 // printCommands lists the subcommands, by group if they have groups.
@@ -92,7 +121,7 @@ func printCommands(out io.Writer, cmd *cobra.Command) {
 }
 
 func printFlags(out io.Writer, title string, flags *pflag.FlagSet) {
-	if !hasFlags(flags) {
+	if !hasFlags(flags, worthHelp) {
 		return
 	}
 	fmt.Fprintf(out, "\n%s:\n", title)
@@ -117,8 +146,9 @@ func printFlags(out io.Writer, title string, flags *pflag.FlagSet) {
 	_ = table.Flush() // help has nowhere to complain to
 }
 
-func hasFlags(flags *pflag.FlagSet) (any bool) {
-	flags.VisitAll(func(flag *pflag.Flag) { any = any || worthHelp(flag) })
+// hasFlags says whether there is a flag that is worth help and wanted.
+func hasFlags(flags *pflag.FlagSet, wanted func(*pflag.Flag) bool) (any bool) {
+	flags.VisitAll(func(flag *pflag.Flag) { any = any || worthHelp(flag) && wanted(flag) })
 	return any
 }
 
