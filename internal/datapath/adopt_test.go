@@ -294,9 +294,10 @@ func TestTakeOverBesidePackets(t *testing.T) {
 			for n := 0; !stop.Load(); n++ {
 				c := Connection{Service: service.ServiceKey, VIPPort: service.Addr.Port(), Client: addrPort(address(false, 20+cpu, n%600), uint16(3000+n/600))}
 				if to, sent := sentTo(program, attachment.Ifindex, packetOf(t, attachment.MAC, c, layers.TCP{SYN: true})); sent && len(all) < 600 {
-					again, _ := sentTo(program, attachment.Ifindex, packetOf(t, attachment.MAC, c, layers.TCP{ACK: true}))
+					// One of which only a SYN was seen may have made room for another since.
+					again, found := sentTo(program, attachment.Ifindex, packetOf(t, attachment.MAC, c, layers.TCP{ACK: true}))
 					all = append(all, opening{c.Client, to})
-					if again != to {
+					if found && again != to {
 						t.Errorf("%s: the SYN went to %x, the ACK to %x", c.Client, to, again)
 					}
 				}
@@ -486,7 +487,6 @@ func TestOpenLockedSparesPackets(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer buckets.close()
-	d.config.store(configHome, 3)
 	var stop atomic.Bool
 	ended := make(chan uint32)
 	go func() { // as packets on another CPU, one after the other
@@ -501,8 +501,11 @@ func TestOpenLockedSparesPackets(t *testing.T) {
 		}
 		ended <- atomic.LoadUint32(head)
 	}()
-	if err := d.openLocked(); err != nil {
-		t.Fatal(err)
+	for range 10 {
+		d.config.store(configHome, 3)
+		if err := d.openLocked(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	stop.Store(true)
 	if diff := cmp.Diff(uint32(0), <-ended); diff != "" {

@@ -67,6 +67,11 @@ func (a *adopter) entry(s *stranger, hash flowHash) xdplbEntry {
 	return entry
 }
 
+// Timeout is how long a connection in this state may be idle.
+func (s ConnectionState) Timeout() time.Duration {
+	return time.Duration(xdplbEntry{State: uint8(s.flowState())}.timeout()) << tickShift
+}
+
 // flowState is the reverse of stateOf.
 func (s ConnectionState) flowState() xdplbFlowState {
 	switch s {
