@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -49,7 +50,7 @@ func (env *environment) runAsLVS(tool func(*environment, []string) error, words 
 		return failure.Status
 	}
 	status := exitRefused
-	if errors.Is(err, datapath.ErrNotAttached) {
+	if noKernel(err) {
 		status = exitNoKernel
 		fmt.Fprint(env.stderr, "Can't initialize ipvs: ")
 	}
@@ -58,6 +59,13 @@ func (env *environment) runAsLVS(tool func(*environment, []string) error, words 
 		fmt.Fprintf(env.stderr, "hint: %s\n", text)
 	}
 	return status
+}
+
+// noKernel says whether it is as if the kernel had no IPVS, or did not let one near it.
+func noKernel(err error) bool {
+	return errors.Is(err, datapath.ErrNotAttached) || errors.Is(err, fs.ErrPermission) ||
+		errors.As(err, new(*datapath.CapabilityError)) || errors.As(err, new(*datapath.FilesystemError)) ||
+		errors.As(err, new(*datapath.SchemaError))
 }
 
 // ipvsadm does a command line of ipvsadm's; the first word is the program's name.
@@ -89,7 +97,8 @@ func (env *environment) ipvsadmSave(words []string) error {
 		case word == "-n":
 			command = []string{"ipvsadm", "-S", "-n"}
 		case strings.HasPrefix(word, "-"):
-			return &ipvsadm.Failure{Status: exitFailed, Text: filepath.Base(words[0]) + ": Script to save the IPVS table to stdout.\n" +
+			return &ipvsadm.Failure{Status: exitFailed, Text: filepath.Base(words[0]) +
+				": Script to save the IPVS table to stdout.\n" +
 				"   With the -n option, prints out the table in numeric format."}
 		}
 	}
@@ -185,7 +194,7 @@ func (env *environment) printAsLVS(command ipvsadm.Command) error {
 		return err
 	}
 	view := now.lvsView()
-	if prints := command.Verb == ipvsadm.VerbSave || command.Listing.Subject == ipvsadm.Table; prints && !command.Listing.Numeric {
+	if !command.Listing.Numeric && command.Listing.Subject == ipvsadm.Table { // which is a Save's too
 		names := env.lookUpNames(now.state)
 		view.Host, view.Port = names.host, names.port
 	}

@@ -48,7 +48,7 @@ type realIPVSADM struct {
 	listener int
 	closed   atomic.Bool
 	mu       sync.Mutex
-	asked    string // what the running ipvsadm has asked the kernel for
+	asked    []string // what the running ipvsadm has asked the kernel for
 }
 
 // newRealIPVSADM puts the calling goroutine's thread, for the rest of its life, behind the filter.
@@ -66,8 +66,8 @@ func newRealIPVSADM() (*realIPVSADM, error) {
 	return r, nil
 }
 
-// interceptIPVS makes the kernel ask on the returned file descriptor before each socket option of IPVS, and hides generic
-// netlink, on this thread and in the processes that it starts.
+// interceptIPVS makes the kernel ask on the returned file descriptor before each socket option of IPVS, and hides
+// generic netlink, on this thread and in the processes that it starts.
 func interceptIPVS() (listener int, err error) {
 	load := func(offset uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
@@ -133,7 +133,7 @@ func (r *realIPVSADM) serve(call *notification) unix.Errno {
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.asked = request(int(call.arguments[2]), data)
+		r.asked = append(r.asked, request(int(call.arguments[2]), data))
 		return 0
 	}
 	var reply []byte
@@ -236,14 +236,15 @@ type result struct {
 	Asked    string // of the kernel
 }
 
-func (r *realIPVSADM) run(words []string) (result, error) {
+// run gives ipvsadm words and a standard input.
+func (r *realIPVSADM) run(words []string, stdin string) (result, error) {
 	var stdout, stderr strings.Builder
 	r.mu.Lock()
-	r.asked = ""
+	r.asked = nil
 	r.mu.Unlock()
 	command := exec.Command(debianIPVSADM, words...)
 	command.Args[0] = "ipvsadm"
-	command.Stdout, command.Stderr = &stdout, &stderr
+	command.Stdin, command.Stdout, command.Stderr = strings.NewReader(stdin), &stdout, &stderr
 	err := command.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
@@ -251,7 +252,7 @@ func (r *realIPVSADM) run(words []string) (result, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return result{stdout.String(), stderr.String(), command.ProcessState.ExitCode(), r.asked}, nil
+	return result{stdout.String(), stderr.String(), command.ProcessState.ExitCode(), strings.Join(r.asked, "; ")}, nil
 }
 
 // understood is what xdplb makes of the words, on an empty table. Declined says that it is what only ipvsadm has.
@@ -281,8 +282,8 @@ func understood(words []string) (r result, declined bool) {
 	return r, false
 }
 
-// agree compares the two, as far as ipvsadm gets behind the filter: its socket options know no IPv6, and there is no file
-// of connections.
+// agree compares the two, as far as ipvsadm gets behind the filter: its socket options know no IPv6, and there is no
+// file of connections.
 func agree(real result, ours result, declined bool) string {
 	switch {
 	case real.Err == "Operation not supported with specified address family\n",
@@ -303,8 +304,8 @@ func agree(real result, ours result, declined bool) string {
 	return cmp.Diff(real, ours)
 }
 
-// TestAgainstRealIPVSADM gives Debian's ipvsadm and the parser the same words: accepted or refused, with the same message,
-// status and output, and understood in the same way.
+// TestAgainstRealIPVSADM gives Debian's ipvsadm and the parser the same words: accepted or refused, with the same
+// message, status and output, and understood in the same way.
 func TestAgainstRealIPVSADM(t *testing.T) {
 	t.Parallel()
 	testenv.Require(t, testenv.Root, testenv.Command(debianIPVSADM))
@@ -324,7 +325,7 @@ func TestAgainstRealIPVSADM(t *testing.T) {
 				if err != nil {
 					continue
 				}
-				want, err := real.run(words)
+				want, err := real.run(words, "")
 				if err != nil {
 					t.Errorf("%q: %v", words, err)
 					continue
@@ -342,6 +343,47 @@ func TestAgainstRealIPVSADM(t *testing.T) {
 	close(next)
 	workers.Wait()
 	t.Logf("%d command lines", len(cases))
+}
+
+// TestRestoreAgainstRealIPVSADM restores texts with both: they see the same words in them, and the same first error.
+// The lines before an error are where they differ: ipvsadm has done them.
+func TestRestoreAgainstRealIPVSADM(t *testing.T) {
+	t.Parallel()
+	testenv.Require(t, testenv.Root, testenv.Command(debianIPVSADM))
+	real, err := newRealIPVSADM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer real.closed.Store(true)
+	const add = "-A -t 1.2.3.4:80 -s rr"
+	for _, text := range []string{
+		"", "\n", " \t\r\n\n", add, add + "\n", add + "\r\n", "\n\n" + add + "\n\n", "  " + add + " \t \n", "ipvsadm " + add + "\n",
+		"-A ipvsadm -t 1.2.3.4:80 -s ipvsadm rr\n", "ipvsadm\n", "ipvsadm ipvsadm\n" + add, strings.ReplaceAll(add, " ", "\t") + "\n" + add + " -p",
+		add + "\n-a -t 1.2.3.4:80 -r 1.2.3.5:80 -g -w 1\n-D -t 1.2.3.4:80\n--set 1 2 3\n-C\n-Z\n",
+		add + "\n-A -t 'x'\n" + add, add + "\n-A \"-t\" 1.2.3.4:80\n", add + "\nfoo\n" + add, add + "\n-A -t 1.2.3.4:80 -w 1\n", add + "\n-R\n",
+		add + "\n-e -t 1.2.3.4:80 -r 1.2.3.5 -w much\n" + add, "-A -t\n1.2.3.4:80\n",
+	} {
+		want, err := real.run([]string{"-R"}, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rules, err := ipvsadm.ParseRules(strings.NewReader(text), "ipvsadm", ipvsadm.Names{})
+		var failure *ipvsadm.Failure
+		switch errors.As(err, &failure); {
+		case want.Status == 0 && err != nil:
+			t.Errorf("%q: got %v, which ipvsadm does", text, err)
+		case want.Status == 0:
+			asked := len(strings.Split(want.Asked, "; "))
+			if want.Asked == "" {
+				asked = 0
+			}
+			if len(rules) != asked {
+				t.Errorf("%q: got %d commands, ipvsadm %q", text, len(rules), want.Asked)
+			}
+		case err == nil || !strings.HasPrefix(want.Err, failure.Text+"\n") || failure.Status != want.Status:
+			t.Errorf("%q: got %v, want %q and status %d", text, err, want.Err, want.Status)
+		}
+	}
 }
 
 // spelling is an option with a value that suits it.
@@ -391,7 +433,8 @@ func (s spelling) forms() (forms [][]string) {
 }
 
 // optionMatrix is every command with every option and every pair of spellings, after what the command needs, and now
-// and then by itself or before it. Where skipping is allowed, each pair of command and option comes with one of their spellings only.
+// and then by itself or before it. Where skipping is allowed, each pair of command and option comes with one of their
+// spellings only.
 func optionMatrix() (cases [][]string) {
 	every := os.Getenv(testenv.RequireAll) != ""
 	turn := 0

@@ -20,6 +20,7 @@ var (
 	clientsMiss  = netip.MustParseAddr("12.0.0.0")
 	clientsVLAN  = netip.MustParseAddr("13.0.0.0")
 	clientsOther = netip.MustParseAddr("14.0.0.0")
+	clientsFlood = netip.MustParseAddr("15.0.0.0")
 	clients6     = netip.MustParseAddr("2001:db8:1::")
 )
 
@@ -83,6 +84,8 @@ func (d *Director) Cases() []*Case {
 	return append(cases,
 		d.syn("tcp-v4-syn", serviceRRNew),
 		d.syn("tcp-v4-mh-syn", serviceMHNew),
+		d.flood("tcp-v4-flood", serviceRRFlood),
+		d.flood("tcp-v4-mh-flood", serviceMHFlood),
 		d.miss(),
 		d.hit6(),
 		d.hitUDP(),
@@ -97,9 +100,10 @@ func (d *Director) Cases() []*Case {
 
 // newCase is a case of the driven program, with frames that come in by the director's interface.
 func (d *Director) newCase(name, what string, want Verdict, frame []byte, tuple Tuple) *Case {
+	program, driver := d.driven.program()
 	return &Case{
 		Name: name, What: what, Want: want, Frame: frame, Tuple: tuple,
-		Program: d.program, Driver: d.driver, Ifindex: d.uplink.ifindex(),
+		Program: program, Driver: driver, Ifindex: d.uplink.ifindex(),
 	}
 }
 
@@ -147,6 +151,18 @@ func (d *Director) hit(name, what string, key lb.ServiceKey, flows uint32) *Case
 func (d *Director) syn(name string, key lb.ServiceKey) *Case {
 	c := d.newCase(name, "new flow", TX, d.tcp4(key, 0, tcpSYN), tuple4.of(clientsNew, 0).fresh())
 	d.opened[key] = func() uint64 { return c.sequence }
+	return c
+}
+
+// floodSources is how many flows the SYNs of a flood are of, in random order: more than any table has room for.
+const floodSources = 1 << 24
+
+// flood is SYNs of random sources to a service in flood mode. That every packet met it in that mode, but for those that
+// entered it, [Director.Verify] sees from the connections that the service has recorded.
+func (d *Director) flood(name string, key lb.ServiceKey) *Case {
+	c := d.newCase(name, "SYN of a random source, in flood mode", TX, d.tcp4(key, 0, tcpSYN),
+		tuple4.of(clientsFlood, floodSources))
+	c.Program, c.Driver = d.flooded.program()
 	return c
 }
 

@@ -32,7 +32,7 @@ func newTestDirector(t *testing.T) *Director {
 			t.Error(err)
 		}
 	})
-	idle, err := KeepAttached(director.Program())
+	idle, err := KeepAttached(director.Programs()...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,19 +33,20 @@ var (
 	serviceMH      = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 82), Protocol: lb.TCP}
 	serviceMHNew   = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 83), Protocol: lb.TCP}
 	serviceQuiesce = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 84), Protocol: lb.TCP}
+	serviceRRFlood = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 85), Protocol: lb.TCP}
+	serviceMHFlood = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 86), Protocol: lb.TCP}
 	serviceUDP     = lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, 53), Protocol: lb.UDP}
 	serviceIP6     = lb.ServiceKey{Addr: netip.AddrPortFrom(vip6, 80), Protocol: lb.TCP}
 )
 
 // Director is xdplb, attached to a veth in the current network namespace, with services that it was given as an
-// operator gives them. Its maps are also those of a second copy of the program, inside the driver.
+// operator gives them. Its maps are also those of more copies of the program, inside the driver.
 type Director struct {
 	pinDir  string
 	flows   uint32 // the most flows that a case has
 	uplink  uplink
-	driven  *ebpf.Collection
-	program *ebpf.Program
-	driver  *ebpf.Variable
+	driven  driven // for which nothing is a flood
+	flooded driven // for which every SYN is one
 
 	attachTook, applyTook time.Duration // how long the attachment took, and the first change
 	observed              uint64        // packets of observers: the next one opens a flow that none has opened
@@ -123,7 +124,11 @@ func newDirector(
 	if err := d.configure(services(uplink)); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
-	if err := d.loadDriven(); err != nil {
+	// A new flow with every packet would be a flood, and would be placed without being recorded.
+	if d.driven, err = d.load(math.MaxUint32); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	if d.flooded, err = d.load(0); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
@@ -131,9 +136,8 @@ func newDirector(
 
 // Close detaches xdplb and removes its pins and interfaces.
 func (d *Director) Close() error {
-	if d.driven != nil {
-		d.driven.Close()
-	}
+	d.driven.close()
+	d.flooded.close()
 	return errors.Join(datapath.DetachAll(d.pinDir), netlink.LinkDel(d.uplink.link))
 }
 
@@ -162,6 +166,8 @@ func standardServices(up uplink) []lb.Service {
 		{ServiceKey: serviceMH, Scheduler: lb.MH},
 		{ServiceKey: serviceMHNew, Scheduler: lb.MH},
 		{ServiceKey: serviceQuiesce, Scheduler: lb.RR},
+		{ServiceKey: serviceRRFlood, Scheduler: lb.RR},
+		{ServiceKey: serviceMHFlood, Scheduler: lb.MH},
 		{ServiceKey: serviceUDP, Scheduler: lb.RR},
 		{ServiceKey: serviceIP6, Scheduler: lb.RR},
 	}
@@ -186,18 +192,33 @@ func (u uplink) backends(first netip.Addr, count int) []lb.Backend {
 	return backends
 }
 
-// loadDriven loads the program inside the driver, on the director's pinned maps.
-func (d *Director) loadDriven() error {
+// driven is a copy of the program inside the driver. Zero: none.
+type driven struct {
+	objects *ebpf.Collection
+}
+
+func (d driven) program() (*ebpf.Program, *ebpf.Variable) {
+	return d.objects.Programs["driven_xdplb"], d.objects.Variables["driver"]
+}
+
+func (d driven) close() {
+	if d.objects != nil {
+		d.objects.Close()
+	}
+}
+
+// load loads a copy of the program, on the director's pinned maps. A service is in flood mode that gets more new flows
+// in a tick than floodRate.
+func (d *Director) load(floodRate uint32) (driven, error) {
 	spec, err := loadDriven()
 	if err != nil {
-		return err
+		return driven{}, err
 	}
 	if err := datapath.Prepare(d.pinDir, spec); err != nil {
-		return err
+		return driven{}, err
 	}
-	// A new flow with every packet would be a flood, and would be placed without being recorded.
-	if err := spec.Variables["flood_rate"].Set(uint32(math.MaxUint32)); err != nil {
-		return fmt.Errorf("switching flood mode off: %w", err)
+	if err := spec.Variables["flood_rate"].Set(floodRate); err != nil {
+		return driven{}, fmt.Errorf("setting the flood rate: %w", err)
 	}
 	delete(spec.Programs, "xdplb") // without the driver it is the attached one
 	pinned := make(map[string]*ebpf.Map)
@@ -212,21 +233,22 @@ func (d *Director) loadDriven() error {
 		}
 		pinned[name], err = ebpf.LoadPinnedMap(filepath.Join(d.pinDir, name), nil)
 		if err != nil {
-			return fmt.Errorf("loading the pinned map %s: %w", name, err)
+			return driven{}, fmt.Errorf("loading the pinned map %s: %w", name, err)
 		}
 		m.MaxEntries = pinned[name].MaxEntries()
 	}
-	d.driven, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: pinned})
+	objects, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: pinned})
 	if err != nil {
-		return fmt.Errorf("loading xdplb inside the driver: %w", err)
+		return driven{}, fmt.Errorf("loading xdplb inside the driver: %w", err)
 	}
-	d.program, d.driver = d.driven.Programs["driven_xdplb"], d.driven.Variables["driver"]
-	return nil
+	return driven{objects}, nil
 }
 
-// Program is xdplb inside the driver; it must be kept attached while it is measured.
-func (d *Director) Program() *ebpf.Program {
-	return d.program
+// Programs are xdplb inside the driver; they must be kept attached while they are measured.
+func (d *Director) Programs() []*ebpf.Program {
+	quiet, _ := d.driven.program()
+	flooded, _ := d.flooded.program()
+	return []*ebpf.Program{quiet, flooded}
 }
 
 // quiesce sets the weight of every backend of a service to 0.
@@ -265,6 +287,19 @@ func (d *Director) Verify() error {
 		if have := counted[key].Connections; have != connections {
 			return fmt.Errorf("%s counted %d connections, of %d that were opened", key, have, connections)
 		}
+	}
+	return verifyFloods(view, counted)
+}
+
+// verifyFloods checks that a flood's SYNs were recorded only where they made it one: one each time.
+func verifyFloods(view *datapath.Datapath, counted map[lb.ServiceKey]datapath.ServiceStats) error {
+	status, err := view.Status()
+	if err != nil {
+		return err
+	}
+	recorded := counted[serviceRRFlood].Connections + counted[serviceMHFlood].Connections
+	if recorded != status.Flows.Floods {
+		return fmt.Errorf("flooded services counted %d connections, and entered flood mode %d times", recorded, status.Flows.Floods)
 	}
 	return nil
 }

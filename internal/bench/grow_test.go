@@ -94,7 +94,7 @@ func newSpreadDirector(t *testing.T) *Director {
 			t.Error(err)
 		}
 	})
-	idle, err := KeepAttached(d.Program())
+	idle, err := KeepAttached(d.Programs()...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -109,7 +109,7 @@ func (r *ControlRow) once(plan GrowPlan, took *operations) (err error) {
 	took.attach.add(d.attachTook)
 	took.apply.add(d.applyTook)
 
-	idle, err := KeepAttached(d.Program())
+	idle, err := KeepAttached(d.Programs()...)
 	if err != nil {
 		return err
 	}

@@ -79,7 +79,7 @@ func overFlows(plan GrowPlan, base *Baselines) (curve Curve, err error) {
 		return Curve{}, err
 	}
 	defer func() { err = errors.Join(err, director.Close()) }()
-	idle, err := KeepAttached(append(base.Programs(), director.Program())...)
+	idle, err := KeepAttached(append(base.Programs(), director.Programs()...)...)
 	if err != nil {
 		return Curve{}, err
 	}
@@ -183,7 +183,7 @@ func overPoints(
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	idle, err := KeepAttached(append(base.Programs(), d.Program())...)
+	idle, err := KeepAttached(append(base.Programs(), d.Programs()...)...)
 	if err != nil {
 		return nil, err
 	}

@@ -174,7 +174,7 @@ func RunLive(plan Plan, flows uint32, only *regexp.Regexp) (report LiveReport, e
 		return LiveReport{}, err
 	}
 	defer func() { err = errors.Join(err, chain.close()) }()
-	idle, err := KeepAttached(director.Program(), chain.objects.Programs["generate"])
+	idle, err := KeepAttached(append(director.Programs(), chain.objects.Programs["generate"])...)
 	if err != nil {
 		return LiveReport{}, err
 	}

@@ -25,7 +25,7 @@ func Run(plan Plan, flows uint32, only *regexp.Regexp) (report Report, err error
 	if err != nil {
 		return Report{}, err
 	}
-	idle, err := KeepAttached(append(base.Programs(), director.Program())...)
+	idle, err := KeepAttached(append(base.Programs(), director.Programs()...)...)
 	if err != nil {
 		return Report{}, err
 	}

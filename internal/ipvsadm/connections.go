@@ -44,7 +44,8 @@ func ListConnections(w io.Writer, l ConnectionListing) error {
 	out := bufio.NewWriterSize(w, connectionsBuffer)
 	out.WriteString("IPVS connection entries\n")
 	if l.PEColumns {
-		out.WriteString("pro expire state       source             virtual            destination        pe name          pe_data\n")
+		out.WriteString("pro expire state       source             virtual            destination        " +
+			"pe name          pe_data\n")
 	} else {
 		out.WriteString("pro expire state       source             virtual            destination\n")
 	}

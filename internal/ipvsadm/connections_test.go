@@ -53,7 +53,7 @@ func TestListConnectionsGolden(t *testing.T) {
 		connection(lb.UDP, 298*time.Second-1, "UDP", "192.168.60.1:54323", "192.168.60.100:53", "192.168.60.8:53"),
 		connection(lb.TCP, 57*time.Second, "SYN_RECV", "[2001:db8::1]:54324", "[2001:db8::64]:80", "[2001:db8::8]:80"),
 	)})
-	if diff := cmp.Diff(golden(t, "connections.txt"), got); diff != "" {
+	if diff := cmp.Diff(golden(t, "lvs/17-conn.txt"), got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package ipvsadm speaks the language of LVS's ipvsadm 1.31 (Debian's 1:1.31-1): its command lines, its save format, its
-// listings, its messages and its exit statuses, byte for byte, over an lb.State.
+// Package ipvsadm speaks the language of LVS's ipvsadm 1.31 (Debian's 1:1.31-1): its command lines, its save format,
+// its listings, its messages and its exit statuses, byte for byte, over an lb.State.
 //
 //	ParseCommand  words -> Command, as popt and ipvsadm read them
 //	Command.Edit  does it to a state; Command.Print prints what it lists

@@ -182,7 +182,7 @@ func save(t testing.TB, state lb.State) string {
 	return out.String()
 }
 
-func TestParse(t *testing.T) {
+func TestRules(t *testing.T) {
 	t.Parallel()
 	const want = "-A -t 172.10.0.9:80 -s wrr\n-a -t 172.10.0.9:80 -r 192.168.60.8:80 -g -w 7\n"
 	for name, text := range map[string]string{
@@ -195,6 +195,7 @@ func TestParse(t *testing.T) {
 		"commands":         "ipvsadm -A -t 172.10.0.9:80 -s wrr\n  ipvsadm\t-a -t 172.10.0.9:80 -r 192.168.60.8:80 -g -w 7  ",
 		"CRLF":             strings.ReplaceAll(want, "\n", "\r\n"),
 		"comments":         "# ipvsadm.rules\n\n  # more\n-A -t 172.10.0.9:80 -s wrr # the web\n\n#-A -t nonsense\n-a -t 172.10.0.9:80 -r 192.168.60.8:80 -g -w 7 #",
+		"in any order":     "-A -s wrr -t 172.10.0.9:80\n-a -r 192.168.60.8:80 -w 7 -t 172.10.0.9:80\n",
 		"edited":           "-A -t 172.10.0.9:80 -s rr\n-a -t 172.10.0.9:80 -r 192.168.60.8\n-E -t 172.10.0.9:80 -s wrr\n-e -t 172.10.0.9:80 -r 192.168.60.8 -w 7\n",
 		"deleted":          want + "-A -u 172.10.0.9:80 -s rr\n-a -t 172.10.0.9:80 -r 192.168.60.9\n-d -t 172.10.0.9:80 -r 192.168.60.9:80\n-D -u 172.10.0.9:80\n",
 		"cleared at first": "-A -t 172.10.0.9:443 -s rr\n-C\n" + want,
@@ -210,6 +211,11 @@ func TestParse(t *testing.T) {
 			t.Errorf("-r %s (-want +got):\n%s", server, diff)
 		}
 	}
+	const thresholds = "-A -t 172.10.0.9:0 -s sh -p 60 -M 255.255.0.0 -b sh-fallback,flag-3\n" +
+		"-a -t 172.10.0.9:0 -r 192.168.60.8:0 -g -w 0 -x 100 -y 50\n"
+	if diff := cmp.Diff(thresholds, save(t, parse(t, thresholds))); diff != "" {
+		t.Errorf("thresholds (-want +got):\n%s", diff)
+	}
 	if diff := cmp.Diff("", save(t, parse(t, "\n#\n\n"))); diff != "" {
 		t.Errorf("nothing (-want +got):\n%s", diff)
 	}
@@ -220,7 +226,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-func TestParseRefuses(t *testing.T) {
+func TestRulesRefuse(t *testing.T) {
 	t.Parallel()
 	const before = "# two good lines first\n-A -t 172.10.0.9:80 -s rr\n\n-a -t 172.10.0.9:80 -r 192.168.60.8\n"
 	for _, tt := range []struct{ line, want string }{
@@ -283,29 +289,3 @@ func TestParseRefuses(t *testing.T) {
 }
 
 var byValue = cmp.Options{cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}), cmpopts.EquateEmpty()}
-
-func FuzzParse(f *testing.F) {
-	f.Add(cut(golden(f, "lvs/20-save-n.txt")))
-	f.Add("ipvsadm -As rr -t1.2.3.4:80 # x\r\n\n--add-server --tcp-service=1.2.3.4:80 -gw0 -r 1.2.3.5:80\n-E -t 1.2.3.4:80 -s mh\n")
-	f.Add("-A -t [2001:db8::64]:80 -s sh\n-a -t [2001:db8::64]:80 -r 2001:db8::8\n-d -t [2001:db8::64]:80 -r [2001:db8::8]\n-C\n")
-	f.Fuzz(func(t *testing.T, text string) {
-		state, err := restore(strings.NewReader(text))
-		if err != nil {
-			if !strings.HasPrefix(err.Error(), "line ") {
-				t.Errorf("error without a line: %v", err)
-			}
-			return
-		}
-		if err := state.Validate(); err != nil {
-			t.Fatalf("a state that is not valid: %v", err)
-		}
-		saved := save(t, state)
-		again := parse(t, saved)
-		if diff := cmp.Diff(state, again, byValue); diff != "" {
-			t.Errorf("saved and parsed again (-want +got):\n%s", diff)
-		}
-		if diff := cmp.Diff(saved, save(t, again)); diff != "" {
-			t.Errorf("saved twice (-want +got):\n%s", diff)
-		}
-	})
-}

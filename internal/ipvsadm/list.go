@@ -123,29 +123,28 @@ func serviceOptionsOf(s *lb.Service) string {
 	if s.Flags != 0 {
 		words += " (" + s.Scheduler.FlagNames(s.Flags) + ")"
 	}
-	if p := s.Persistence; p.Timeout != 0 {
-		words += fmt.Sprintf(" persistent %d", p.Timeout/time.Second)
-		if mask := maskOf(s); mask != "" {
-			words += " mask " + mask
-		}
-	}
+	words += persistenceOf(s, " persistent %d", " mask ")
 	if s.OnePacket {
 		words += " ops"
 	}
 	return words
 }
 
-// maskOf is the netmask of a persistent IPv4 service, or the prefix length of an IPv6 one, or "" if each client is by
-// itself.
-func maskOf(s *lb.Service) string {
+// persistenceOf is the persistence of a service, if it has one, in a format for its seconds, and, unless each client is
+// by itself, its netmask (IPv4) or prefix length (IPv6) behind a word.
+func persistenceOf(s *lb.Service, seconds, mask string) string {
+	if s.Persistence.Timeout == 0 {
+		return ""
+	}
+	words := fmt.Sprintf(seconds, s.Persistence.Timeout/time.Second)
 	bits := int(s.Persistence.Prefix)
 	switch addr := s.Addr.Addr(); {
 	case bits == addr.BitLen():
-		return ""
+		return words
 	case addr.Is4():
-		return netmask(bits).String()
+		return words + mask + netmask(bits).String()
 	}
-	return strconv.Itoa(bits)
+	return words + mask + strconv.Itoa(bits)
 }
 
 func (l *Listing) backendRow(s *lb.Service, b *lb.Backend) string {
@@ -181,7 +180,8 @@ func (l *Listing) name(addr netip.Addr, key lb.ServiceKey) string {
 }
 
 // name is ADDRESS:PORT, in names where there are any.
-func name(at netip.AddrPort, protocol lb.Protocol, hosts func(netip.Addr) string, ports func(uint16, lb.Protocol) string) string {
+func name(at netip.AddrPort, protocol lb.Protocol,
+	hosts func(netip.Addr) string, ports func(uint16, lb.Protocol) string) string {
 	host, port := "", ""
 	if hosts != nil {
 		host = hosts(at.Addr())

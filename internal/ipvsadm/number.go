@@ -65,8 +65,8 @@ func allDigits(word string) bool {
 	return strings.Trim(word, "0123456789") == ""
 }
 
-// parseIPv4 reads an address as C's inet_aton does: one to four numbers, decimal, octal (0...) or hexadecimal (0x...), the
-// last of which fills what bytes remain; blanks may follow.
+// parseIPv4 reads an address as C's inet_aton does: one to four numbers, decimal, octal (0...) or hexadecimal (0x...),
+// the last of which fills what bytes remain; blanks may follow.
 func parseIPv4(word string) (netip.Addr, bool) {
 	if i := strings.IndexAny(word, spaces); i >= 0 {
 		word = word[:i]

@@ -11,8 +11,8 @@ import (
 	"xdplb/internal/lb"
 )
 
-// ParseCommand reads a command line, of which the first word is the program's name. No further word is "list". The error
-// is a *Failure in ipvsadm's words, or one in xdplb's about what only ipvsadm has.
+// ParseCommand reads a command line, of which the first word is the program's name. No further word is "list". The
+// error is a *Failure in ipvsadm's words, or one in xdplb's about what only ipvsadm has.
 func ParseCommand(words []string, names Names) (Command, error) {
 	if len(words) < 2 {
 		return Command{Verb: VerbList}, nil
@@ -67,7 +67,8 @@ func (p *parser) readVerb(program string) error {
 	if o.verb != verbStartDaemon && o.verb != verbStopDaemon {
 		return nil
 	}
-	p.decline("--%s: xdplb has no connection synchronisation: let a second director place connections alike, with -s mh", o.long)
+	p.decline("--%s: xdplb has no connection synchronisation: "+
+		"let a second director place connections alike, with -s mh", o.long)
 	switch {
 	case *o.value == "master" || *o.value == "backup":
 		return nil
@@ -230,7 +231,8 @@ func (p *parser) readMask(word string) error {
 
 func (p *parser) declineMask(word string, mask netip.Addr) {
 	if length, ok := number(word, 1, 32); ok {
-		p.decline("-M %s: ipvsadm would take it for the netmask %s: for /%s write -M %s", word, mask, word, netmask(int(length)))
+		p.decline("-M %s: ipvsadm would take it for the netmask %s: for /%d write -M %s",
+			word, mask, length, netmask(int(length)))
 		return
 	}
 	p.decline("-M %s: the netmask %s is not leading ones and then zeros, as in 255.255.255.0", word, mask)
@@ -481,7 +483,10 @@ func (p *parser) completeListing() error {
 	for _, columns := range []struct {
 		opt opt
 		are Columns
-	}{{optStats, Stats}, {optRate, Rate}, {optThresholds, Thresholds}, {optPersistentConn, PersistentConns}, {optTunInfo, TunnelInfo}} {
+	}{
+		{optStats, Stats}, {optRate, Rate}, {optThresholds, Thresholds}, {optPersistentConn, PersistentConns},
+		{optTunInfo, TunnelInfo},
+	} {
 		if given.has(columns.opt) {
 			l.Columns = columns.are
 			break // the first counts

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"time"
 
 	"xdplb/internal/lb"
 )
@@ -19,9 +18,9 @@ type Saving struct {
 	Port  func(uint16, lb.Protocol) string
 }
 
-// Save writes a state as "ipvsadm -S" does: one -A line for each service, and under it one -a line for each
-// backend. "ipvsadm -R" takes it. Thresholds, which ipvsadm loses, are written behind the weight. Next hops and timeouts
-// are not saved; the format has no place for them. The error is w's.
+// Save writes a state as "ipvsadm -S" does: one -A line for each service, and under it one -a line for each backend.
+// "ipvsadm -R" takes it. Thresholds, which ipvsadm loses, are written behind the weight. Next hops and timeouts are not
+// saved; the format has no place for them. The error is w's.
 func Save(w io.Writer, s Saving) error {
 	out := bufio.NewWriter(w)
 	for i := range s.State.Services {
@@ -49,13 +48,8 @@ func serviceFlag(p lb.Protocol) string {
 }
 
 // savedOptions are the options of a service behind its scheduler.
-func savedOptions(s *lb.Service) (words string) {
-	if p := s.Persistence; p.Timeout != 0 {
-		words += fmt.Sprintf(" -p %d", p.Timeout/time.Second)
-		if mask := maskOf(s); mask != "" {
-			words += " -M " + mask
-		}
-	}
+func savedOptions(s *lb.Service) string {
+	words := persistenceOf(s, " -p %d", " -M ")
 	if s.OnePacket {
 		words += " -o"
 	}

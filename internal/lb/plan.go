@@ -28,7 +28,8 @@ type Change struct {
 	After   Columns    // zero for Delete
 }
 
-// Columns is what a change can change: those down to OnePacket of a service, the rest of a backend. The others are zero.
+// Columns is what a change can change: those down to OnePacket of a service, the rest of a backend. The others are
+// zero.
 type Columns struct {
 	Scheduler    Scheduler
 	Flags        SchedulerFlags

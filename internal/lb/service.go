@@ -33,8 +33,8 @@ type ServiceKey struct {
 	Protocol Protocol
 }
 
-// Service is a virtual service with its backends, sorted by address. Only a persistent one can have port 0, which is all
-// ports.
+// Service is a virtual service with its backends, sorted by address. Only a persistent one can have port 0, which is
+// all ports.
 type Service struct {
 	ServiceKey
 	Scheduler   Scheduler
@@ -183,7 +183,8 @@ func (s *Service) validateBackend(b *Backend) error {
 	case b.Weight > MaxWeight:
 		return invalidf("backend %s of %s: weight %d: want 0 to %d", b.Addr, s.ServiceKey, b.Weight, MaxWeight)
 	case b.Lower > b.Upper:
-		return invalidf("backend %s of %s: the lower threshold %d is above the upper %d", b.Addr, s.ServiceKey, b.Lower, b.Upper)
+		return invalidf("backend %s of %s: the lower threshold %d is above the upper %d",
+			b.Addr, s.ServiceKey, b.Lower, b.Upper)
 	case b.Upper > MaxThreshold:
 		return invalidf("backend %s of %s: threshold %d: want 0 to %d", b.Addr, s.ServiceKey, b.Upper, MaxThreshold)
 	}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"xdplb/internal/lab"
+	"xdplb/internal/testenv"
+)
+
+// streams are connections of the client that stay open, each with the real server that it has.
+type streams struct {
+	c       *cluster
+	all     []*connection
+	servers []string
+}
+
+// openStreams opens them through whoever balances.
+func (c *cluster) openStreams(n int, to netip.AddrPort) *streams {
+	c.t.Helper()
+	s := &streams{c: c}
+	for range n {
+		conn, err := c.connect(netip.Addr{}, to)
+		c.check(err)
+		c.t.Cleanup(conn.close)
+		s.all = append(s.all, conn)
+	}
+	for i, conn := range s.all {
+		server, err := conn.ask()
+		if err != nil {
+			c.t.Fatalf("stream %d of %d: %v", i+1, n, err)
+		}
+		s.servers = append(s.servers, server)
+	}
+	return s
+}
+
+// ask asks on every stream, and says which of them broke or moved.
+func (s *streams) ask() error {
+	var wrong []string
+	for i, conn := range s.all {
+		err := conn.conn.SetDeadline(time.Now().Add(patience))
+		var server string
+		if err == nil {
+			server, err = conn.ask()
+		}
+		switch {
+		case err != nil:
+			wrong = append(wrong, fmt.Sprintf("stream %d of %s: %v", i+1, s.servers[i], err))
+		case server != s.servers[i]:
+			wrong = append(wrong, fmt.Sprintf("stream %d of %s: %s answers", i+1, s.servers[i], server))
+		}
+	}
+	if len(wrong) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d of %d streams:\n%s", len(wrong), len(s.all), strings.Join(wrong[:min(len(wrong), 5)], "\n"))
+}
+
+// TestClusterTakeOver takes over from the real LVS on the director: 100 streams talk all the while; none breaks, none
+// moves. It runs where the kernel has LVS, which is in the guests of scripts/kernels: it is skipped elsewhere, in CI too.
+func TestClusterTakeOver(t *testing.T) {
+	testenv.Require(t, testenv.Command("/usr/sbin/ipvsadm"), testenv.Command("ip"))
+	if _, err := os.Stat("/proc/net/ip_vs"); err != nil {
+		t.Skip("needs a kernel with LVS: modprobe ip_vs")
+	}
+	for _, test := range []struct{ name, rules, flags string }{
+		{name: "the running LVS"},
+		// By another scheduler, whose hash tells another real server for half of the streams.
+		{"files, to mh", "-A -t 172.10.0.9:80 -s mh\n-a -t 172.10.0.9:80 -r 192.168.60.8 -g\n-a -t 172.10.0.9:80 -r 192.168.60.9 -g\n",
+			" --connections /proc/net/ip_vs_conn --rules "},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := raise(t, lab.Options{})
+			lvs := func(command string) { c.on("director", "%s %s", debianIPVSADM, command) }
+			lvs("-A -t 172.10.0.9:80 -s rr")
+			lvs("-a -t 172.10.0.9:80 -r 192.168.60.8 -g")
+			lvs("-a -t 172.10.0.9:80 -r 192.168.60.9 -g")
+			s := c.openStreams(100, web)
+			if counts := count(s.servers); counts["real1"] != 50 || counts["real2"] != 50 {
+				t.Errorf("LVS has not shared the streams: %v", counts)
+			}
+			c.director(small)
+			c.check(s.ask())
+
+			stop, ended := make(chan struct{}), make(chan error, 1)
+			var once sync.Once
+			defer once.Do(func() { close(stop) })
+			go func() { ended <- s.askUntil(stop) }()
+			flags := ""
+			if test.rules != "" {
+				rules := filepath.Join(t.TempDir(), "rules")
+				c.check(os.WriteFile(rules, []byte(test.rules), 0o600))
+				flags = test.flags + rules
+			}
+			said := c.director("import ipvs%s", flags)
+			if !strings.Contains(said, "/proc/net/ip_vs_conn: 100 taken, 0 approximated, 0 left out, 0 refused\n") {
+				t.Errorf("import said:\n%s", said)
+			}
+			lvs("-C")
+			once.Do(func() { close(stop) })
+			if err := <-ended; err != nil {
+				t.Errorf("meanwhile: %v", err)
+			}
+			if err := s.ask(); err != nil {
+				t.Errorf("afterwards: %v", err)
+			}
+			if got := strings.TrimSpace(c.director("connections --count --state ESTABLISHED")); got != "100" {
+				t.Errorf("%s connections are established, want 100", got)
+			}
+			if _, err := c.get(netip.Addr{}, web); err != nil {
+				t.Errorf("a new connection: %v", err)
+			}
+		})
+	}
+}
+
+// askUntil asks again and again.
+func (s *streams) askUntil(stop <-chan struct{}) error {
+	for {
+		select {
+		case <-stop:
+			return nil
+		default:
+		}
+		if err := s.ask(); err != nil {
+			return err
+		}
+	}
+}
