@@ -100,10 +100,8 @@ func (env *environment) importIPVS(sources importSources, dryRun bool) error {
 		}
 	}
 	keepHops(services, current, false)
-	if refused == 0 && !dryRun {
-		if err := env.findHops(services, attached); err != nil {
-			return err
-		}
+	if err := env.findHops(services, attached); err != nil {
+		return err
 	}
 	merged := current.Clone()
 	if err := mergeServices(&merged, services); err != nil {

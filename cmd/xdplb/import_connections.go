@@ -84,10 +84,14 @@ func judgeConnection(c ipvsadm.Connection, state *lb.State) (ours datapath.Conne
 	case c.Backend.Port() != c.VIP.Port():
 		return ours, ipvsadm.Refused, "LVS changes its port, and direct routing cannot"
 	}
-	if _, found := service.Backend(c.Backend.Addr()); !found {
-		if its.over {
-			return ours, ipvsadm.LeftOut, "it is over, and its real server is none of the service"
-		}
+	backend, found := service.Backend(c.Backend.Addr())
+	switch {
+	case found && backend.Hop.Known():
+	case its.over:
+		return ours, ipvsadm.LeftOut, "it is over, and its real server is gone"
+	case found:
+		return ours, ipvsadm.Refused, "its real server does not say its MAC address"
+	default:
 		return ours, ipvsadm.Refused, "its real server is none of the service: add it with weight 0, or leave the line out"
 	}
 	ours = datapath.Connection{
