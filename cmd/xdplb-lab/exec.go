@@ -25,7 +25,7 @@ func execCommand(env *environment) *cobra.Command {
 processes are this machine's. The directory of xdplb-lab comes first in PATH, and XDPLB_PIN_DIR is the host's own.`,
 		Example: `  xdplb-lab exec director -- xdplb list -n
   xdplb-lab exec client -- curl http://172.10.0.9/
-  xdplb-lab exec router -- arp -e`,
+  xdplb-lab exec router -- ip neigh`,
 		Args: func(_ *cobra.Command, args []string) error {
 			switch {
 			case len(args) == 0:

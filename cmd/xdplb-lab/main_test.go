@@ -3,13 +3,17 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
+	"xdplb/internal/lab"
 	"xdplb/internal/testenv"
 )
 
@@ -83,6 +87,26 @@ func TestHelp(t *testing.T) {
 		if _, same, _ := command(append(path, "--help")...); same != got {
 			t.Errorf("%v --help is not what help says (-help +--help):\n%s", path, cmp.Diff(got, same))
 		}
+	}
+}
+
+// TestNotRoot wants who lacks root to be told so.
+func TestNotRoot(t *testing.T) {
+	t.Parallel()
+	testenv.Require(t, testenv.Root, testenv.Command("nginx"))
+	runtime.LockOSThread() // which the raw system call changes alone, and which ends with the test
+	const nobody = 65534
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); errno != 0 {
+		t.Fatal(errno)
+	}
+	for _, name := range []string{"up", "down"} {
+		status, _, stderr := command(name)
+		if want := "xdplb-lab: network namespaces need root\nhint: run it with sudo\n"; status != exitFailed || stderr != want {
+			t.Errorf("%s: status %d, %q, want %d, %q", name, status, stderr, exitFailed, want)
+		}
+	}
+	if _, err := lab.Private(t.Context(), lab.Options{}); !errors.Is(err, lab.ErrNotRoot) {
+		t.Errorf("what the demo raises: %v, want %v", err, lab.ErrNotRoot)
 	}
 }
 

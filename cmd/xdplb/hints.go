@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"xdplb/internal/datapath"
 	"xdplb/internal/lb"
@@ -29,6 +30,14 @@ func withHint(err error, text string) error {
 
 // withoutHint keeps an error from the general hint of its kind, where that would mislead.
 func withoutHint(err error) error { return withHint(err, "") }
+
+// forbidden says of an act that the kernel does not permit what it needs; nil and other errors stay as they are.
+func forbidden(err error, capabilities string) error {
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return withHint(fmt.Errorf("%w: run as root, or with %s", err, capabilities), "run it with sudo")
+}
 
 // hint says in one line what to do about an error, or nothing.
 func hint(err error) string {

@@ -130,10 +130,10 @@ func realserverVerb(env *environment, cmd *cobra.Command, argument string, do fu
 			return usage(err)
 		}
 		err = do(*options)
-		if options.Dev == "" {
-			return err
+		if options.Dev != "" {
+			err = noInterface(options.Dev, err)
 		}
-		return noInterface(options.Dev, err)
+		return forbidden(err, "CAP_NET_ADMIN, CAP_DAC_OVERRIDE")
 	})
 	cmd.Flags().StringVar(&options.Dev, "dev", "", "`INTERFACE` to the cluster's segment (default: the one towards the gateway)")
 	completeFlag(cmd, "dev", env.completeHostInterfaces())

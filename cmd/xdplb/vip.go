@@ -54,7 +54,7 @@ func vipVerb(env *environment, cmd *cobra.Command, do func(prefix netip.Prefix, 
 		if err != nil {
 			return usage(err)
 		}
-		return noInterface(dev, do(prefix, dev))
+		return forbidden(noInterface(dev, do(prefix, dev)), "CAP_NET_ADMIN, CAP_NET_RAW")
 	})
 	cmd.Flags().StringVar(&dev, "dev", "", "the `INTERFACE` that has, or is to have, the address")
 	requireFlag(cmd, "dev")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,4 +43,13 @@ func PinCPU(cpu int) error {
 		return fmt.Errorf("binding to CPU %d: %w", cpu, err)
 	}
 	return nil
+}
+
+// stay binds the calling thread to the CPU that it is on.
+func stay() error {
+	var cpu uint32
+	if _, _, errno := unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0); errno != 0 {
+		return fmt.Errorf("asking for the CPU: %w", errno)
+	}
+	return PinCPU(int(cpu))
 }

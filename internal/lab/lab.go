@@ -97,6 +97,9 @@ func Up(ctx context.Context, o Options, report func(step string)) (*Lab, error) 
 // namespaces of its own first ([testenv.Isolate]). [Down], called from the same goroutine, takes the cluster away; so
 // does the end of the process, in whichever way.
 func Private(ctx context.Context, o Options) (*Lab, error) {
+	if os.Geteuid() != 0 {
+		return nil, ErrNotRoot
+	}
 	runtime.LockOSThread()
 	if err := testenv.Isolate(); err != nil {
 		return nil, err
