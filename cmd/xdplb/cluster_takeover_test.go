@@ -72,19 +72,19 @@ func TestClusterTakeOver(t *testing.T) {
 	if _, err := os.Stat("/proc/net/ip_vs"); err != nil {
 		t.Skip("needs a kernel with LVS: modprobe ip_vs")
 	}
-	for _, test := range []struct{ name, rules, flags string }{
-		{name: "the running LVS"},
-		// By another scheduler, whose hash tells another real server for half of the streams.
-		{"files, to mh", "-A -t 172.10.0.9:80 -s mh\n-a -t 172.10.0.9:80 -r 192.168.60.8 -g\n-a -t 172.10.0.9:80 -r 192.168.60.9 -g\n",
-			" --connections /proc/net/ip_vs_conn --rules "},
-	} {
+	for _, test := range []struct {
+		name string
+		at   netip.AddrPort
+		mh   bool // with rules from a file, by another scheduler, whose hash tells another real server for half of the streams
+	}{{"the running LVS", web, false}, {"IPv6", web6, false}, {"files, to mh", web, true}} {
 		t.Run(test.name, func(t *testing.T) {
-			c := raise(t, lab.Options{})
-			lvs := func(command string) { c.on("director", "%s %s", debianIPVSADM, command) }
-			lvs("-A -t 172.10.0.9:80 -s rr")
-			lvs("-a -t 172.10.0.9:80 -r 192.168.60.8 -g")
-			lvs("-a -t 172.10.0.9:80 -r 192.168.60.9 -g")
-			s := c.openStreams(100, web)
+			c := raise(t, lab.Options{IPv6: test.at.Addr().Is6()})
+			lvs := func(format string, args ...any) { c.on("director", debianIPVSADM+" "+format, args...) }
+			lvs("-A -t %s -s rr", test.at)
+			for _, h := range c.reals() {
+				lvs("-a -t %s -r %s -g", test.at, netip.AddrPortFrom(address(h, test.at.Addr()), test.at.Port()))
+			}
+			s := c.openStreams(100, test.at)
 			if counts := count(s.servers); counts["real1"] != 50 || counts["real2"] != 50 {
 				t.Errorf("LVS has not shared the streams: %v", counts)
 			}
@@ -96,10 +96,11 @@ func TestClusterTakeOver(t *testing.T) {
 			defer once.Do(func() { close(stop) })
 			go func() { ended <- s.askUntil(stop) }()
 			flags := ""
-			if test.rules != "" {
+			if test.mh {
 				rules := filepath.Join(t.TempDir(), "rules")
-				c.check(os.WriteFile(rules, []byte(test.rules), 0o600))
-				flags = test.flags + rules
+				saved := c.on("director", "%s -S -n", debianIPVSADM)
+				c.check(os.WriteFile(rules, []byte(strings.Replace(saved, "-s rr", "-s mh", 1)), 0o600))
+				flags = " --connections /proc/net/ip_vs_conn --rules " + rules
 			}
 			said := c.director("import ipvs%s", flags)
 			if !strings.Contains(said, "/proc/net/ip_vs_conn: 100 taken, 0 approximated, 0 left out, 0 refused\n") {
@@ -116,7 +117,7 @@ func TestClusterTakeOver(t *testing.T) {
 			if got := strings.TrimSpace(c.director("connections --count --state ESTABLISHED")); got != "100" {
 				t.Errorf("%s connections are established, want 100", got)
 			}
-			if _, err := c.get(netip.Addr{}, web); err != nil {
+			if _, err := c.get(netip.Addr{}, test.at); err != nil {
 				t.Errorf("a new connection: %v", err)
 			}
 		})
