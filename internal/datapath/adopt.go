@@ -53,13 +53,15 @@ func takeOver(pinDir string, options options, edit func(*lb.State) error, connec
 		done, err = d.adopt(layout.epoch, connections, options.after)
 		return err
 	}}
-	if layout.empty() {
-		return plan, done, run([]step{adopt}, options.after)
+	steps := []step{adopt}
+	if !layout.empty() {
+		steps = adoptBeforePublishing(layout.steps(d), adopt)
 	}
-	if err := run(adoptBeforePublishing(layout.steps(d), adopt), options.after); err != nil {
+	if err := run(steps, options.after); err != nil {
 		return plan, done, fmt.Errorf("taking over: %w", err)
 	}
-	return plan, done, d.cleanUp(layout.epoch, options.after)
+	err = d.cleanUp(layout.epoch, options.after)
+	return plan, done, err
 }
 
 // adoptBeforePublishing puts the adoption where backends have their ids and no packet can choose one of them yet.

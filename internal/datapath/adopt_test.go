@@ -211,6 +211,44 @@ func TestTakeOverLeavesOthersAlone(t *testing.T) {
 	}
 }
 
+// TestTakeOverLooksAtTheClock: a connection that is opened here while many others are adopted is no old one.
+func TestTakeOverLooksAtTheClock(t *testing.T) {
+	t.Parallel()
+	attachment, state := adoptive(t, small)
+	mustChange(t, to(state))
+	d := opened(t)
+	program, err := d.program.Clone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	homeOf := func(c Connection) uint32 {
+		return hashFlow(d.meta.HashKeys, c.Client, c.Service.Addr, uint8(c.Service.Protocol)).home(d.meta.FlowBuckets)
+	}
+	connections := elsewhere(state, 20)[:20] // TCP, rr
+	next := 1
+	for homeOf(connections[next]) == homeOf(connections[0]) {
+		next++
+	}
+	first, later := connections[0], connections[next]
+	d.Close()
+	waited := false
+	_, done, err := takeOver(pinDir, options{timeout: LockTimeout, after: func(string) error {
+		if waited {
+			return nil
+		}
+		waited = true
+		time.Sleep(3 * Tick)
+		if _, sent := sentTo(program, attachment.Ifindex, packetOf(t, attachment.MAC, later, layers.TCP{SYN: true})); !sent {
+			t.Error("the SYN was not forwarded")
+		}
+		return nil
+	}}, func(*lb.State) error { return nil }, []Connection{first, later})
+	if want := (Adoption{Adopted: 1, Known: 1}); err != nil || done != want {
+		t.Errorf("%+v, error %v; want %+v", done, err, want)
+	}
+}
+
 // TestTakeOverRefusals changes nothing.
 func TestTakeOverRefusals(t *testing.T) {
 	t.Parallel()

@@ -19,33 +19,25 @@ type adopter struct {
 
 // adopt records one connection, as add_flow in flow.h does.
 func (a *adopter) adopt(s *stranger, done *Adoption) error {
-	hash := hashFlow(a.d.meta.HashKeys, s.Client, netip.AddrPortFrom(s.Service.Addr.Addr(), s.VIPPort), uint8(s.Service.Protocol))
-	fresh := a.entry(s, hash)
+	a.table.lookAtTheClock() // flows that packets have followed since would be taken for ones of long ago
+	at := netip.AddrPortFrom(s.Service.Addr.Addr(), s.VIPPort)
+	hash := hashFlow(a.d.meta.HashKeys, s.Client, at, uint8(s.Service.Protocol))
 	home := hash.home(a.d.meta.FlowBuckets)
 	if err := a.lock(configHome, home); err != nil {
 		return err
 	}
-	bucket := home
-	way, found := a.find(home, hash)
-	known := found && a.isAlive(home, way) || !found && a.takeSpilled(home, hash)
-	if !known && !found {
-		way = a.chooseWay(home)
-	}
-	if !known && way == none {
-		var err error
-		if bucket, way, err = a.roomInSpill(home, hash); err != nil {
-			a.unlock(configHome, home)
-			return err
-		}
-	}
+	bucket, way, known, err := a.room(home, hash)
 	switch {
+	case err != nil:
+		a.unlock(configHome, home)
+		return err
 	case known:
 		done.Known++
 	case way == none:
 		done.NoRoom++
 	default:
-		if err := a.write(bucket, way, hash, s, fresh); err != nil {
-			return err
+		if err := a.write(bucket, way, hash, s); err != nil {
+			return err // with what is locked as it is: as if killed
 		}
 		done.Adopted++
 	}
@@ -54,6 +46,22 @@ func (a *adopter) adopt(s *stranger, done *Adoption) error {
 	}
 	a.unlock(configHome, home)
 	return nil
+}
+
+// room finds the bucket and the way that a flow gets, unless it is known. The bucket is locked, as home is.
+func (a *adopter) room(home uint32, hash flowHash) (bucket uint32, way int, known bool, err error) {
+	way, found := a.find(home, hash)
+	switch {
+	case found:
+		return home, way, a.isAlive(home, way), nil
+	case a.takeSpilled(home, hash):
+		return home, none, true, nil
+	}
+	if way = a.chooseWay(home); way != none {
+		return home, way, false, nil
+	}
+	bucket, way, err = a.roomInSpill(home, hash)
+	return bucket, way, false, err
 }
 
 // none is no way.
@@ -173,7 +181,7 @@ func (a *adopter) roomInSpill(home uint32, hash flowHash) (index uint32, way int
 
 // write puts a connection into a way of a locked bucket: what people want to know of it first, and the entry last, as
 // packets follow that from then on.
-func (a *adopter) write(index uint32, way int, hash flowHash, s *stranger, entry xdplbEntry) error {
+func (a *adopter) write(index uint32, way int, hash flowHash, s *stranger) error {
 	bucket := a.bucket(index)
 	atomic.StoreUint64(bucket.entryAt(way), 0)
 	if err := a.wrote("emptying a way"); err != nil {
@@ -191,7 +199,7 @@ func (a *adopter) write(index uint32, way int, hash flowHash, s *stranger, entry
 	if err := a.wrote("writing a tag"); err != nil {
 		return err
 	}
-	atomic.StoreUint64(bucket.entryAt(way), entry.word())
+	atomic.StoreUint64(bucket.entryAt(way), a.entry(s, hash).word())
 	return a.wrote("writing an entry")
 }
 
