@@ -6,12 +6,18 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"xdplb/internal/ipvsadm"
 	"xdplb/internal/lab"
 	"xdplb/internal/testenv"
 )
@@ -65,13 +71,19 @@ func (s *streams) ask() error {
 	return fmt.Errorf("%d of %d streams:\n%s", len(wrong), len(s.all), strings.Join(wrong[:min(len(wrong), 5)], "\n"))
 }
 
-// TestClusterTakeOver takes over from the real LVS on the director: 100 streams talk all the while; none breaks, none
-// moves. It runs where the kernel has LVS, which is in the guests of scripts/kernels: it is skipped elsewhere, in CI too.
-func TestClusterTakeOver(t *testing.T) {
+// requireLVS skips the test where the kernel has no LVS, in CI too: the guests of scripts/kernels have it.
+func requireLVS(t *testing.T) {
+	t.Helper()
 	testenv.Require(t, testenv.Command("/usr/sbin/ipvsadm"), testenv.Command("ip"))
 	if _, err := os.Stat("/proc/net/ip_vs"); err != nil {
 		t.Skip("needs a kernel with LVS: modprobe ip_vs")
 	}
+}
+
+// TestClusterTakeOver takes over from the real LVS on the director: 100 streams talk all the while; none breaks, none
+// moves.
+func TestClusterTakeOver(t *testing.T) {
+	requireLVS(t)
 	for _, test := range []struct {
 		name string
 		at   netip.AddrPort
@@ -135,5 +147,52 @@ func (s *streams) askUntil(stop <-chan struct{}) error {
 		if err := s.ask(); err != nil {
 			return err
 		}
+	}
+}
+
+// TestClusterTakeOverRules reads the table of the real LVS from /proc, and wants what ipvsadm saves.
+func TestClusterTakeOverRules(t *testing.T) {
+	requireLVS(t)
+	testenv.Namespace(t)
+	for _, rule := range []string{
+		"-A -t 192.168.60.100:80 -s rr", "-a -t 192.168.60.100:80 -r 192.168.60.8 -g -w 1", "-a -t 192.168.60.100:80 -r 192.168.60.9 -m -w 20",
+		"-A -u 192.168.60.100:53 -s wrr -o", "-a -u 192.168.60.100:53 -r 192.168.60.8 -g -w 0",
+		"-A -t 192.168.60.101:0 -s wlc -p", "-a -t 192.168.60.101:0 -r 192.168.60.8:0 -g",
+		"-A -t 192.168.60.102:443 -s sh -p 600 -M 255.255.255.0", "-a -t 192.168.60.102:443 -r 192.168.60.8 -i",
+		"-A -t [2001:db8::64]:80 -s mh -p 300 -M 64", "-a -t [2001:db8::64]:80 -r [2001:db8::8]:80 -g -w 1",
+		"-A -u [2001:db8::64]:53 -s lc -p 60", "-A --sctp-service 192.168.60.100:3868 -s rr",
+		"-A -f 70000 -s nq", "-a -f 70000 -r 192.168.60.8:0 -g",
+	} {
+		if out, err := exec.Command(debianIPVSADM, strings.Fields(rule)...).CombinedOutput(); err != nil {
+			t.Fatalf("ipvsadm %s: %v: %s", rule, err, out)
+		}
+	}
+	saved, err := exec.Command(debianIPVSADM, "-S", "-n").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open("/proc/thread-self/net/ip_vs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	read, err := ipvsadm.SaveProc(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Both orders are the kernel's. An IPv4 mask of one client is ipvsadm's default, as a prefix of 128 is. /proc does not
+	// tell how long persistence lasts.
+	seconds := regexp.MustCompile(` -p [0-9]+`)
+	lines := func(text string) []string {
+		text = seconds.ReplaceAllString(text, " -p ?")
+		for _, word := range []string{" --tun-type ipip", " -M 255.255.255.255", " -M 128"} {
+			text = strings.ReplaceAll(text, word, "")
+		}
+		all := strings.Split(text, "\n")
+		all = slices.DeleteFunc(all, func(line string) bool { return line == "" })
+		return slices.Sorted(slices.Values(all))
+	}
+	if diff := cmp.Diff(lines(string(saved)), lines(read)); diff != "" {
+		t.Errorf("(-ipvsadm +/proc):\n%s", diff)
 	}
 }

@@ -45,7 +45,7 @@ Everything is applied at once. From then on packets of a connection that was rea
 to under LVS, which does not see them any more; new connections are xdplb's; and all else goes on through LVS, such as a
 connection of an rr or wrr service that LVS has opened meanwhile. To end the take-over, clear LVS: ipvsadm -C.
 
-The running LVS shows neither scheduler flags nor thresholds: with those, give --rules.`,
+The running LVS shows neither scheduler flags nor thresholds, nor how long persistence lasts: with those, give --rules.`,
 		Example: `  xdplb attach eth0
   xdplb import ipvs --dry-run
   xdplb import ipvs && ipvsadm -C

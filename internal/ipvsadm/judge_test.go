@@ -72,10 +72,10 @@ Prot LocalAddress:Port Scheduler Flags
 TCP  C0A83C64:0050 rr  
   -> C0A83C09:0050      Route   2      4          23        
   -> C0A83C0A:0050      Local   1      4          23        
-TCP  C0A83C65:0000 wlc persistent 360 FFFFFF00
+TCP  C0A83C65:0000 wlc persistent 90000 FFFFFF00
 UDP  C0A83C64:0035 wrr ops 
   -> C0A83C08:0035      Masq    0      3          22        
-TCP  [2001:0db8:0000:0000:0000:0000:0000:0064]:0050 mh persistent 300 40000000
+TCP  [2001:0db8:0000:0000:0000:0000:0000:0064]:0050 mh persistent 75000 40000000
   -> [2001:0db8:0000:0000:0000:0000:0000:0008]:0050      Tunnel  1      3          22        
 SCTP C0A83C64:0F1C rr  
 FWM  00000007 lc 
@@ -91,10 +91,10 @@ something else
 -A -t 192.168.60.100:80 -s rr
 -a -t 192.168.60.100:80 -r 192.168.60.9:80 -g -w 2
 -a -t 192.168.60.100:80 -r 192.168.60.10:80 -g -w 1
--A -t 192.168.60.101:0 -s wlc -p 360 -M 255.255.255.0
+-A -t 192.168.60.101:0 -s wlc -p ? -M 255.255.255.0
 -A -u 192.168.60.100:53 -s wrr -o
 -a -u 192.168.60.100:53 -r 192.168.60.8:53 -m -w 0
--A -t [2001:db8::64]:80 -s mh -p 300 -M 64
+-A -t [2001:db8::64]:80 -s mh -p ? -M 64
 -a -t [2001:db8::64]:80 -r [2001:db8::8]:80 -i -w 1
 -A --sctp-service 192.168.60.100:3868 -s rr
 -A -f 7 -s lc

@@ -16,7 +16,9 @@ import (
 
 // SaveProc writes a running LVS's table, as /proc/net/ip_vs has it (ip_vs_info_seq_show in the kernel's ip_vs_ctl.c), in
 // the save format: each line in place of the one that says the same, headings as blank lines. Scheduler flags and
-// thresholds do not show there. A line that is none of the kernel's stays as it is. The error is the reader's.
+// thresholds do not show there, and the time of persistence only in the kernel's ticks, which nothing tells the length
+// of: it is written as "?", which no parser takes. A line that is none of the kernel's stays as it is. The error is the
+// reader's.
 func SaveProc(r io.Reader) (string, error) {
 	var out strings.Builder
 	service, next := "", 1
@@ -60,7 +62,7 @@ func procService(protocol, word string) (string, bool) {
 	return option + " " + at.String(), known && ok
 }
 
-// procOptions are those behind the scheduler: "ops", and "persistent", its seconds, and the netmask or, of IPv6, the
+// procOptions are those behind the scheduler: "ops", and "persistent", its ticks, and the netmask or, of IPv6, the
 // prefix length, whose bytes are swapped on the machines that are little-endian.
 func procOptions(words []string, is6 bool) (options string) {
 	if len(words) > 0 && words[0] == "ops" {
@@ -71,10 +73,10 @@ func procOptions(words []string, is6 bool) (options string) {
 	}
 	mask, _ := strconv.ParseUint(words[2], 16, 32)
 	if is6 {
-		return fmt.Sprintf(" -p %s -M %d%s", words[1], max(mask>>24, mask&0xff), options)
+		return fmt.Sprintf(" -p ? -M %d%s", max(mask>>24, mask&0xff), options)
 	}
 	address := netip.AddrFrom4([4]byte{byte(mask >> 24), byte(mask >> 16), byte(mask >> 8), byte(mask)})
-	return fmt.Sprintf(" -p %s -M %s%s", words[1], address, options)
+	return fmt.Sprintf(" -p ? -M %s%s", address, options)
 }
 
 // procAddrPort reads C0A83C64:0050 and [2001:0db8:...:0064]:0050.
