@@ -108,12 +108,31 @@ func NewDirector(pinDir string, flows uint32) (*Director, error) {
 func newDirector(
 	pinDir string, flows uint32, capacity datapath.Capacity, services func(uplink) []lb.Service,
 ) (*Director, error) {
+	d, err := attachDirector(pinDir, capacity, services)
+	if err != nil {
+		return nil, err
+	}
+	d.flows = flows
+	// A new flow with every packet would be a flood, and would be placed without being recorded.
+	if d.driven, err = d.load(math.MaxUint32); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	if d.flooded, err = d.load(0); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// attachDirector makes a director without the copies of the program inside the driver.
+func attachDirector(
+	pinDir string, capacity datapath.Capacity, services func(uplink) []lb.Service,
+) (*Director, error) {
 	uplink, err := addUplink("director", "network")
 	if err != nil {
 		return nil, err
 	}
 	d := &Director{
-		pinDir: pinDir, flows: flows, uplink: uplink,
+		pinDir: pinDir, uplink: uplink,
 		established: make(map[flowGroup]uint32), opened: make(map[lb.ServiceKey]func() uint64),
 	}
 	start := time.Now()
@@ -122,13 +141,6 @@ func newDirector(
 	}
 	d.attachTook = time.Since(start)
 	if err := d.configure(services(uplink)); err != nil {
-		return nil, errors.Join(err, d.Close())
-	}
-	// A new flow with every packet would be a flood, and would be placed without being recorded.
-	if d.driven, err = d.load(math.MaxUint32); err != nil {
-		return nil, errors.Join(err, d.Close())
-	}
-	if d.flooded, err = d.load(0); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil

@@ -233,6 +233,11 @@ func (d *Director) verifySum(fresh []*series) error {
 			opened += c.sequence
 		}
 	}
+	return d.verifyConnections(opened)
+}
+
+// verifyConnections checks how many connections all services have counted.
+func (d *Director) verifyConnections(opened uint64) error {
 	view, err := datapath.Open(d.pinDir)
 	if err != nil {
 		return err

@@ -21,40 +21,21 @@ const (
 	icountRounds  = 5
 	icountPackets = 1 << 13 // of one case in one round, and before the first one
 	icountFlows   = 1 << 12 // established
+	icountRoom    = 1 << 22 // for flows: so much that few share a bucket, since which ones do depends on random numbers
 
 	icountServices = 16
 )
 
 var (
-	icountVIP    = netip.MustParseAddr("198.51.100.1") // the first service's
-	icountReal   = netip.MustParseAddr("192.0.2.1")    // the first real server's
-	icountClient = netip.MustParseAddr("203.0.113.1")  // of the established flows
-	icountMAC    = [6]byte{2, 0, 0, 0, 0, 1}           // of whom nobody asks for an address
-	icountTuple  = Tuple{                              // all flows are one client's: its address is written where TCP's acknowledgement number is
+	icountReal   = netip.MustParseAddr("192.0.2.1")   // the first real server's
+	icountClient = netip.MustParseAddr("203.0.113.1") // of the established flows
+	icountMAC    = [6]byte{2, 0, 0, 0, 0, 1}          // of whom nobody asks for an address
+	// All flows are one client's: its address is written where TCP's acknowledgement number is. They are spread over
+	// all services, because where one stands in the table of services depends on random numbers.
+	icountTuple = spreadOver(Tuple{
 		Client: ethernetHeader + ip4Header + 8, Port: ethernetHeader + ip4Header, HopLimit: ethernetHeader + 8,
 		Number: ethernetHeader + ip4Header + 4,
-	}
-)
-
-// Ports of the services: each VIP has one service of either scheduler.
-const (
-	icountPortRR = 80
-	icountPortMH = 443
-)
-
-// icountKey is a service's name; number counts from 0.
-func icountKey(number int, port uint16) lb.ServiceKey {
-	vip := icountVIP
-	for range number {
-		vip = vip.Next()
-	}
-	return lb.ServiceKey{Addr: netip.AddrPortFrom(vip, port), Protocol: lb.TCP}
-}
-
-// The service of a scheduler that has the established flows, and the one that gets the new ones.
-const (
-	icountEstablished = 0
-	icountNew         = 1
+	}, icountServices)
 )
 
 // RunICount counts the instructions of the whole way of a packet, in the current namespaces ([Isolate]): through XDP
@@ -82,11 +63,11 @@ func RunICount() (report ICountReport, err error) {
 		}
 		defer held.Close()
 	}
-	director, err := newICountDirector()
+	director, err := attachDirector(PinDir, datapath.Capacity{Flows: icountRoom}, icountBalanced)
 	if err != nil {
 		return ICountReport{}, err
 	}
-	defer func() { err = errors.Join(err, director.close()) }()
+	defer func() { err = errors.Join(err, director.Close()) }()
 	stack, err := newStack()
 	if err != nil {
 		return ICountReport{}, err
@@ -103,18 +84,16 @@ func RunICount() (report ICountReport, err error) {
 	defer func() { err = errors.Join(err, idle.Close()) }()
 
 	baselines := []*Case{
-		(&road{chain, drop, drop.link}).hit("xdp-drop", "thrown away by an XDP program: generator and veth alone",
-			icountKey(icountEstablished, icountPortRR)),
-		(&road{chain, floor, floor.peer}).hit("floor", "both MACs rewritten and sent back",
-			icountKey(icountEstablished, icountPortRR)),
+		(&road{chain, drop, drop.link}).hit("xdp-drop", "thrown away by an XDP program: generator and veth alone", lb.RR),
+		(&road{chain, floor, floor.peer}).hit("floor", "both MACs rewritten and sent back", lb.RR),
 	}
 	rows, err := countInstructions(slices.Concat(baselines,
-		director.cases(&road{chain, director.uplink, director.uplink.peer}),
+		xdplbCases(&road{chain, director.uplink, director.uplink.peer}),
 		stack.cases(&road{chain, stack.in, stack.out.peer})))
 	if err != nil {
 		return ICountReport{}, err
 	}
-	if err := errors.Join(director.verify(), stack.verify()); err != nil {
+	if err := errors.Join(director.verifyConnections(2*icountOpened), stack.verify()); err != nil {
 		return ICountReport{}, err
 	}
 	return newICountReport(ThisMachine(), rows), nil
@@ -173,12 +152,13 @@ func (r *road) frame(client netip.Addr, to netip.AddrPort, flags byte) []byte {
 }
 
 // hit is packets of established flows, which a SYN and an ACK of each has opened.
-func (r *road) hit(name, what string, key lb.ServiceKey) *Case {
-	c := r.newCase(name, what, icountClient, key.Addr, tcpACK)
+func (r *road) hit(name, what string, scheduler lb.Scheduler) *Case {
+	service := growService(scheduler, 1).Addr
+	c := r.newCase(name, what, icountClient, service, tcpACK)
 	c.Tuple.Flows = icountFlows
 	c.Prepare = func() error {
 		for _, flags := range []byte{tcpSYN, tcpACK} {
-			open := r.newCase(name, "", icountClient, key.Addr, flags)
+			open := r.newCase(name, "", icountClient, service, flags)
 			open.Tuple.New = true
 			if _, err := open.run(icountFlows); err != nil {
 				return err
@@ -191,20 +171,20 @@ func (r *road) hit(name, what string, key lb.ServiceKey) *Case {
 
 // fresh is SYNs, each of a flow of its own. Each round has another client, since LVS does not schedule what comes from
 // the ports 0 and 20 (FTP's data), which the driver comes to after more flows than one round has.
-func (r *road) fresh(name, what string, key lb.ServiceKey) *Case {
-	client := icountClient
-	c := r.newCase(name, what, client, key.Addr, tcpSYN)
+func (r *road) fresh(name, what string, scheduler lb.Scheduler) *Case {
+	client, service := icountClient, growService(scheduler, 1).Addr
+	c := r.newCase(name, what, client, service, tcpSYN)
 	c.Tuple.New = true
 	c.Before = func() error {
 		client = client.Next()
-		c.Frame, c.sequence = r.frame(client, key.Addr, tcpSYN), 0
+		c.Frame, c.sequence = r.frame(client, service, tcpSYN), 0
 		return nil
 	}
 	return c
 }
 
 // errUnsteady means that something else than instructions was counted. What the kernel does from time to time, as LVS
-// when it computes rates, falls into few rounds; so half of them may be larger.
+// when it computes rates, falls into few rounds: so the smallest round is the figure, and half of them may be larger.
 var errUnsteady = errors.New("rounds differ by more than 2 %: is the clock an instruction counter?")
 
 // countInstructions measures one case after the other, in this order.
@@ -228,8 +208,8 @@ func countInstructions(cases []*Case) ([]ICountRow, error) {
 			row.Rounds = append(row.Rounds, float64(elapsed.Nanoseconds())/icountPackets)
 		}
 		row.Rounds = row.Rounds[1:] // the first was there to warm up
-		row.Instructions = quantile(row.Rounds, 0.5)
-		if row.Instructions > slices.Min(row.Rounds)*(1+tolerance) {
+		row.Instructions = slices.Min(row.Rounds)
+		if quantile(row.Rounds, 0.5) > row.Instructions*(1+tolerance) {
 			return nil, fmt.Errorf("%s: %w: %.1f", c.Name, errUnsteady, row.Rounds)
 		}
 		rows = append(rows, row)
@@ -237,83 +217,28 @@ func countInstructions(cases []*Case) ([]ICountRow, error) {
 	return rows, nil
 }
 
-// icountDirector is xdplb on an interface, with tables of the sizes that they have by default.
-type icountDirector struct {
-	uplink uplink
-	pinDir string
-}
-
-func newICountDirector() (*icountDirector, error) {
-	uplink, err := addUplink("director", "network")
-	if err != nil {
-		return nil, err
-	}
-	d := &icountDirector{uplink: uplink, pinDir: PinDir}
-	if _, err := datapath.Attach(d.pinDir, "director", datapath.Native, datapath.Capacity{}); err != nil {
-		return nil, fmt.Errorf("attaching xdplb: %w", err)
-	}
-	_, err = datapath.Change(d.pinDir, func(state *lb.State) error {
-		*state, err = lb.NewState(d.services())
-		return err
-	})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("adding the services: %w", err), d.close())
-	}
-	return d, nil
-}
-
-func (d *icountDirector) close() error {
-	return datapath.DetachAll(d.pinDir)
-}
-
-// services are as many of each scheduler as LVS gets.
-func (d *icountDirector) services() []lb.Service {
-	backends := make([]lb.Backend, Backends)
-	for i, addr := 0, icountReal; i < Backends; i, addr = i+1, addr.Next() {
-		backends[i] = lb.Backend{Addr: addr, Weight: 1, Hop: lb.NextHop{
-			MAC: icountMAC, Ifindex: d.uplink.ifindex(), Static: true,
-		}}
-	}
+// icountBalanced are as many services of each scheduler as LVS gets.
+func icountBalanced(up uplink) []lb.Service {
+	backends := up.backends(icountReal, Backends)
 	var services []lb.Service
-	for number := range icountServices {
-		services = append(services,
-			lb.Service{ServiceKey: icountKey(number, icountPortRR), Scheduler: lb.RR, Backends: slices.Clone(backends)},
-			lb.Service{ServiceKey: icountKey(number, icountPortMH), Scheduler: lb.MH, Backends: slices.Clone(backends)},
-		)
+	for _, scheduler := range []lb.Scheduler{lb.RR, lb.MH} {
+		for port := 1; port <= icountServices; port++ {
+			services = append(services, lb.Service{
+				ServiceKey: growService(scheduler, port), Scheduler: scheduler, Backends: backends,
+			})
+		}
 	}
 	return services
 }
 
-func (d *icountDirector) cases(road *road) []*Case {
+func xdplbCases(road *road) []*Case {
 	return []*Case{
-		road.hit(xdplbHit, "xdplb, rr, established flow", icountKey(icountEstablished, icountPortRR)),
-		road.fresh(xdplbNew, "xdplb, rr, new flow", icountKey(icountNew, icountPortRR)),
-		road.hit("xdplb-mh-hit", "xdplb, mh, established flow", icountKey(icountEstablished, icountPortMH)),
-		road.fresh("xdplb-mh-new", "xdplb, mh, new flow", icountKey(icountNew, icountPortMH)),
+		road.hit(xdplbHit, "xdplb, rr, established flow", lb.RR),
+		road.fresh(xdplbNew, "xdplb, rr, new flow", lb.RR),
+		road.hit("xdplb-mh-hit", "xdplb, mh, established flow", lb.MH),
+		road.fresh("xdplb-mh-new", "xdplb, mh, new flow", lb.MH),
 	}
 }
 
-// icountOpened is how many connections a case of new flows opens.
-const icountOpened = (1 + icountRounds) * icountPackets
-
-// verify checks that the established flows were opened once, and that each new flow was one.
-func (d *icountDirector) verify() error {
-	view, err := datapath.Open(d.pinDir)
-	if err != nil {
-		return err
-	}
-	defer view.Close()
-	counted, err := view.Counters()
-	if err != nil {
-		return err
-	}
-	for _, port := range []uint16{icountPortRR, icountPortMH} {
-		for number, want := range map[int]uint64{icountEstablished: icountFlows, icountNew: icountOpened} {
-			key := icountKey(number, port)
-			if have := counted[key].Connections; have != want {
-				return fmt.Errorf("xdplb: %s counted %d connections, of %d that were opened", key, have, want)
-			}
-		}
-	}
-	return nil
-}
+// icountOpened is how many connections the cases of one scheduler open.
+const icountOpened = icountFlows + (1+icountRounds)*icountPackets

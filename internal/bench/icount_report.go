@@ -40,7 +40,7 @@ type ICountReport struct {
 type ICountRow struct {
 	Name string `json:"name"`
 	What string `json:"what"`
-	// Instructions is per packet, on its whole way from the generator to where it is thrown away: the median round's.
+	// Instructions is per packet, on its whole way from the generator to where it is thrown away: the smallest round's.
 	Instructions float64 `json:"instructions"`
 	// Alone is without what the row of XDP_DROP takes.
 	Alone  float64   `json:"alone"`
@@ -89,7 +89,7 @@ func (r ICountReport) Write(w io.Writer) error {
 		table.add(row.Name, number(row.Instructions), number(row.Alone), fmt.Sprintf("%.2f", row.Floors), row.What)
 	}
 	r.Machine.write(w)
-	fmt.Fprintf(w, "%d rounds of %d packets of each case, none lost; median round\n\n", icountRounds, r.Packets)
+	fmt.Fprintf(w, "%d rounds of %d packets of each case, none lost; smallest round\n\n", icountRounds, r.Packets)
 	if err := table.write(w); err != nil {
 		return err
 	}

@@ -213,7 +213,8 @@ func (l *lane) open(block uint32) error {
 
 func (l *lane) openStride(block, stride uint32) error {
 	first := stride * strideFlows
-	walk := traffic.StreamKnobs{ClientBase: clientOf(block * blockFlows), Sequence: uint64(first), SequenceMask: blockFlows - 1}
+	base := clientOf(block * blockFlows)
+	walk := traffic.StreamKnobs{ClientBase: base, Sequence: uint64(first), SequenceMask: blockFlows - 1}
 	first += block * blockFlows
 	if l.streams.isConnected(first, strideFlows) {
 		return l.send(strideFlows, traffic.StreamHandshakeHANDSHAKE_NONE, walk)
@@ -241,7 +242,8 @@ func (f *streams) isConnected(first, count uint32) bool {
 
 // roam sends packets of flows of a block that have a connection, in random order: of the first so many, a power of two.
 func (l *lane) roam(block, flows uint32, packets int) error {
-	return l.send(packets, traffic.StreamHandshakeHANDSHAKE_NONE, traffic.StreamKnobs{ClientBase: clientOf(block * blockFlows), RandomMask: flows - 1})
+	base := clientOf(block * blockFlows)
+	return l.send(packets, traffic.StreamHandshakeHANDSHAKE_NONE, traffic.StreamKnobs{ClientBase: base, RandomMask: flows - 1})
 }
 
 // flood sends SYNs of random clients.
