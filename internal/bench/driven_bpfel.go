@@ -52,7 +52,8 @@ type drivenConfig struct {
 	Epoch      uint64
 	Multiplier [2]uint64
 	Tidy       uint64
-	Zero       [4]uint64
+	Zero       [2]uint64
+	Locked     [2]uint64
 }
 
 type drivenCounters struct {
