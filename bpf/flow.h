@@ -75,9 +75,22 @@ struct flow {
 	union entry_word was;
 };
 
+/*
+ * The last answer of the clock: the tick, and below it the jiffies at which it was asked. The clock
+ * and jiffies advance together, and jiffies are one load where the clock is a call.
+ */
+__u64 last_clock;
+
 static __always_inline __u32 now_ticks(void)
 {
-	return bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
+	__u64 known = *(volatile __u64 *)&last_clock;
+	__u32 jiffies = bpf_jiffies64(), tick;
+
+	if (jiffies == (__u32)known)
+		return known >> 32;
+	tick = bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
+	*(volatile __u64 *)&last_clock = (__u64)tick << 32 | jiffies;
+	return tick;
 }
 
 static __always_inline bool is_opening(const struct packet *p)
@@ -195,9 +208,9 @@ static __always_inline struct flow_hash hash_flow6(const struct flow_key6 *key)
 	__u64 sum = hash_keys[0];
 
 #pragma unroll
-	for (int i = 0; i < 10; i++)
+	for (int i = 0; i < 9; i++)
 		sum += word[i] * hash_keys[2 + i];
-	return finish_hash(sum);
+	return finish_hash(sum + key->protocol * hash_keys[11]);
 }
 
 static __always_inline __u32 home_of(struct flow_hash hash)
@@ -305,13 +318,14 @@ static __always_inline void touch_flow(struct flow *flow, __u32 state, __u32 now
 {
 	union entry_word next = flow->was;
 
+	if (next.entry.seen == (__u16)now && state <= next.entry.state)
+		return;
 	next.entry.seen = now;
 	/* a connection only moves on: SYN, established, FIN, closed */
 	if (state > next.entry.state)
 		next.entry.state = state;
-	if (next.word == flow->was.word || flow->way >= WAYS)
-		return;
-	if (__sync_val_compare_and_swap((__u64 *)&flow->bucket->entry[flow->way], flow->was.word,
+	if (flow->way < WAYS &&
+	    __sync_val_compare_and_swap((__u64 *)&flow->bucket->entry[flow->way], flow->was.word,
 					next.word) == flow->was.word)
 		count_move(flow->was.entry, next.entry.state);
 }
@@ -388,8 +402,9 @@ static __always_inline __u32 choose_way(const struct bucket *bucket, struct entr
 {
 	__u32 free = WAYS, expired = WAYS, embryonic = WAYS, oldest = 0, embryos = 0;
 
+	/* from the last one on, so that flows lie where way_of looks first */
 #pragma unroll
-	for (int way = 0; way < WAYS; way++) {
+	for (int way = WAYS - 1; way >= 0; way--) {
 		union entry_word there = { .word = load_word(&bucket->entry[way]) };
 		__u16 age = age_of(there.entry.seen, now);
 

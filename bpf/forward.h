@@ -15,6 +15,9 @@ union next_hop_word {
 	__u64 word;
 };
 
+/* A word whose first six bytes are a MAC address, without the two behind it. */
+#define MAC_OF(word) ((word) & 0xffffffffffffULL)
+
 union egress_words {
 	struct egress egress;
 	__u64 word[2];
@@ -25,11 +28,6 @@ static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
 	return *(const __u16 *)a == *(const __u16 *)b &&
 	       *(const __u16 *)(a + 2) == *(const __u16 *)(b + 2) &&
 	       *(const __u16 *)(a + 4) == *(const __u16 *)(b + 4);
-}
-
-static __always_inline bool is_zero_mac(const __u8 *mac)
-{
-	return !(*(const __u16 *)mac | *(const __u16 *)(mac + 2) | *(const __u16 *)(mac + 4));
 }
 
 /*
@@ -103,6 +101,13 @@ static __always_inline bool set_vlan(struct packet *p, __u16 vlan)
 	return true;
 }
 
+/* Both addresses in two stores: a copy of six bytes takes the compiler six. */
+static __always_inline void set_macs(struct ethhdr *eth, __u64 destination, __u64 source)
+{
+	*(__u64 *)eth = destination | source << 48;
+	*(__u32 *)((void *)eth + sizeof(__u64)) = source >> 16;
+}
+
 static __always_inline enum reason forward(struct packet *p, struct family family, __u32 id)
 {
 	const struct backend *backend = bpf_map_lookup_elem(&backends, &id);
@@ -115,7 +120,7 @@ static __always_inline enum reason forward(struct packet *p, struct family famil
 	if (!backend)
 		return REASON_INTERNAL;
 	to.word = *(const volatile __u64 *)&backend->next_hop;
-	if (is_zero_mac(to.hop.mac)) /* without an egress perhaps */
+	if (!MAC_OF(to.word)) /* without an egress perhaps */
 		return is_addressed_to_us(p) ? REASON_NO_NEIGHBOUR : REASON_OTHER_HOST;
 	index = to.hop.egress;
 	egress = bpf_map_lookup_elem(&egresses, &index);
@@ -125,7 +130,7 @@ static __always_inline enum reason forward(struct packet *p, struct family famil
 	out.word[1] = ((const volatile __u64 *)egress)[1];
 
 	/* out of the interface that it came in by, that interface's address is at hand */
-	if (out.egress.ifindex == in ? !same_mac(p->eth->h_dest, out.egress.mac) :
+	if (out.egress.ifindex == in ? MAC_OF(*(const __u64 *)p->eth ^ out.word[0]) != 0 :
 				       !is_addressed_to_us(p))
 		return REASON_OTHER_HOST;
 	if (out.egress.ifindex != in) {
@@ -138,8 +143,7 @@ static __always_inline enum reason forward(struct packet *p, struct family famil
 		return REASON_TTL_EXCEEDED;
 	if (!set_vlan(p, out.egress.vlan))
 		return REASON_NO_HEADROOM;
-	__builtin_memcpy(p->eth->h_dest, to.hop.mac, ETH_ALEN);
-	__builtin_memcpy(p->eth->h_source, out.egress.mac, ETH_ALEN);
+	set_macs(p->eth, MAC_OF(to.word), out.word[0]);
 
 	count_packet(id, p->bytes);
 	if (out.egress.ifindex == in)

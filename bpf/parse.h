@@ -79,12 +79,23 @@ struct packet {
 	__u8 tcp_flags;
 	__u32 tcp_numbers; /* of sequence and acknowledgement: differs from one packet to the next */
 	bool first_fragment;	      /* more will follow */
-	struct fragment_key fragment; /* set for first and later fragments */
+	struct fragment_key fragment; /* not set but for first and later fragments */
 	union {			      /* seen from the client, also when quoted */
 		struct flow_key4 key4;
 		struct flow_key6 key6;
 	};
 };
+
+/* What parsers set only in some packets. The rest of a packet is set by who says its kind. */
+static __always_inline void start_packet(struct packet *p, struct xdp_md *ctx)
+{
+	p->ctx = ctx;
+	p->tag = NULL;
+	p->kind = KIND_FLOW;
+	p->tcp_flags = 0;
+	p->tcp_numbers = 0;
+	p->first_fragment = false;
+}
 
 struct reader {
 	void *pos;
@@ -400,6 +411,7 @@ static __always_inline enum reason parse_error6(struct packet *p, struct reader 
 
 static __always_inline void name_fragment4(struct packet *p, const struct iphdr *ip)
 {
+	__builtin_memset(&p->fragment, 0, sizeof(p->fragment));
 	__builtin_memcpy(p->fragment.source, &ip->saddr, sizeof(ip->saddr));
 	__builtin_memcpy(p->fragment.destination, &ip->daddr, sizeof(ip->daddr));
 	p->fragment.id = ip->id;
@@ -445,6 +457,7 @@ static __always_inline enum reason parse_ip4(struct packet *p, struct reader *at
 static __always_inline void name_fragment6(struct packet *p, const struct ipv6hdr *ip,
 					   const struct extension_header *header)
 {
+	__builtin_memset(&p->fragment, 0, sizeof(p->fragment));
 	__builtin_memcpy(p->fragment.source, &ip->saddr, sizeof(p->fragment.source));
 	__builtin_memcpy(p->fragment.destination, &ip->daddr, sizeof(p->fragment.destination));
 	p->fragment.id = header->fragment_id;

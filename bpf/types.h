@@ -111,7 +111,8 @@ struct config {
 	__u64 epoch;
 	__u64 multiplier[2]; /* odd, of each side: see struct service_bucket */
 	__u64 tidy; /* user only: epoch + 1 if nothing is left over and both sides are equal */
-	__u64 zero[4];
+	__u64 zero[2];
+	__u64 locked[2]; /* user only: home and spill bucket that it has locked, plus 1; 0: none */
 };
 
 /*

@@ -78,7 +78,7 @@ static __always_inline const struct service *find_service(const struct packet *p
 
 /*
  * Schedules a packet that no flow knows, and records its flow. known: one did, but it is over or
- * its backend is gone.
+ * its backend is gone. cursor: the service's, if it was looked up already.
  *
  * A connection whose backend the hash finds again and again is not recorded by a packet from its
  * middle: nobody can fill the table with those.
@@ -94,6 +94,10 @@ static __always_inline enum reason open_flow(const struct packet *p, struct fami
 
 	if (!is_addressed_to_us(p))
 		return REASON_OTHER_HOST;
+	if (!cursor)
+		cursor = bpf_map_lookup_elem(&cursors, &service->id);
+	if (!cursor)
+		return REASON_INTERNAL;
 	if (!opens && !is_reckoned(service, cursor, now))
 		return REASON_NO_CONNECTION;
 	if (!service->slots)
@@ -118,11 +122,11 @@ static __always_inline enum reason open_flow(const struct packet *p, struct fami
 static __always_inline __u32 flood_backend(const struct packet *p, struct family family,
 					   const struct service *service,
 					   const struct cursor *cursor, struct flow_hash hash,
-					   __u32 state, __u32 now)
+					   __u32 now)
 {
 	__u32 id;
 
-	if (state != FLOW_SYN || !is_flooded(cursor, now) || !service->slots)
+	if (!is_flooded(cursor, now) || !service->slots)
 		return 0;
 	id = slot_of(service->table, hashed_slot(p, family, service, hash.tag));
 	/* what an unsettled slot has not recorded is taken for its previous backend's */
@@ -134,9 +138,9 @@ static __always_inline enum reason place(const struct packet *p, struct family f
 {
 	const struct service *service = find_service(p, family);
 	__u8 protocol = family.is_ip6 ? p->key6.protocol : p->key4.protocol;
-	__u32 state = state_of(p, protocol), now, id, unrecorded;
+	__u32 state = state_of(p, protocol), now, unrecorded = 0;
 	struct flow_hash hash;
-	struct cursor *cursor;
+	struct cursor *cursor = NULL;
 	struct flow flow = {};
 
 	if (!service)
@@ -150,11 +154,12 @@ static __always_inline enum reason place(const struct packet *p, struct family f
 	if (state == FLOW_SYN && service->scheduler == SCHEDULER_MH)
 		mark_opening(hash.tag);
 	now = now_ticks();
-	id = service->id;
-	cursor = bpf_map_lookup_elem(&cursors, &id);
-	if (!cursor)
-		return REASON_INTERNAL;
-	unrecorded = flood_backend(p, family, service, cursor, hash, state, now);
+	if (state == FLOW_SYN) {
+		cursor = bpf_map_lookup_elem(&cursors, &service->id);
+		if (!cursor)
+			return REASON_INTERNAL;
+		unrecorded = flood_backend(p, family, service, cursor, hash, now);
+	}
 	if (!unrecorded || is_recorded_before(cursor, now)) {
 		if (state == FLOW_SYN)
 			expect_flow(hash);
@@ -235,10 +240,11 @@ static __always_inline enum reason walk(struct xdp_md *ctx)
 		.end = (void *)(long)ctx->data_end,
 		.left = ~0U,
 	};
-	struct packet packet = { .ctx = ctx };
+	struct packet packet; /* of 150 bytes few are needed for most packets */
 	enum reason reason;
 	__be16 protocol;
 
+	start_packet(&packet, ctx);
 	reason = parse_ethernet(&packet, &at, &protocol);
 	if (reason)
 		return reason;

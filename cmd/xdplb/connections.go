@@ -16,7 +16,10 @@ import (
 )
 
 func connectionsCommand(env *environment) *cobra.Command {
-	var numeric, count, sweep, asJSON bool
+	var (
+		numeric, count, sweep, asJSON bool
+		filter                        *connectionFilter
+	)
 	cmd := &cobra.Command{
 		Use:   "connections",
 		Short: "List the live connections, as ipvsadm -L -c does",
@@ -27,11 +30,16 @@ nothing: minutes and seconds.
 States are what the client's packets show, since replies do not pass the director: SYN_RECV, ESTABLISHED, FIN_WAIT
 (the client has closed its half), CLOSE (it has reset the connection), and UDP.
 
+Filters leave out what does not fit all of them. With --json the output is one array, whose elements come one by one:
+however many connections there are, memory does not grow.
+
 With --sweep, list nothing, but free the room of connections that have expired or whose backend was deleted. New
 connections take that room as they need it, so this is not urgent. It also lets services scheduled by mh go back
 to placing packets by the lookup table alone, fifteen minutes after their backends changed.`,
 		Example: `  xdplb connections -n
   xdplb connections --count
+  xdplb connections -n --backend 192.168.60.8 --state ESTABLISHED
+  xdplb connections --client 203.0.113.0/24 --json | jq length
   xdplb connections --sweep`,
 		Args: takes(),
 		RunE: env.action(func([]string) error {
@@ -39,20 +47,24 @@ to placing packets by the lookup table alone, fifteen minutes after their backen
 			case sweep:
 				return env.sweep()
 			case count:
-				return env.countConnections()
+				return env.countConnections(filter)
 			case asJSON:
-				return env.connectionsJSON()
+				return env.connectionsJSON(filter)
 			}
-			return env.listConnections(numeric, false)
+			return env.listConnections(numeric, false, filter)
 		}),
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.BoolVarP(&numeric, "numeric", "n", false, "print addresses and ports as numbers")
+	filter = newConnectionFilter(cmd)
 	flags.BoolVar(&count, "count", false, "print only how many there are")
 	flags.BoolVar(&sweep, "sweep", false, "free what has expired")
 	jsonFlag(cmd, &asJSON)
 	exclusive(cmd, "count", "sweep", "json")
+	for _, name := range []string{"client", "service", "backend", "state"} {
+		cmd.MarkFlagsMutuallyExclusive("sweep", name)
+	}
 	return cmd
 }
 
@@ -64,9 +76,9 @@ func (env *environment) sweep() error {
 	})
 }
 
-// connections calls visit for every live connection until it says false, or a signal comes. The lock is not held
+// connections calls visit for every live connection that is wanted until it says false, or a signal comes. The lock is not held
 // meanwhile: stdout may be a pager.
-func (env *environment) connections(visit func(datapath.Connection) bool) error {
+func (env *environment) connections(filter *connectionFilter, visit func(datapath.Connection) bool) error {
 	var list *datapath.ConnectionList
 	err := env.view(func(dp *datapath.Datapath) (err error) {
 		list, err = dp.Connections()
@@ -76,13 +88,15 @@ func (env *environment) connections(visit func(datapath.Connection) bool) error 
 		return err
 	}
 	defer list.Close()
-	list.Walk(func(c datapath.Connection) bool { return env.ctx.Err() == nil && visit(c) })
+	list.Walk(func(c datapath.Connection) bool {
+		return env.ctx.Err() == nil && (!filter.wants(&c) || visit(c))
+	})
 	return env.ctx.Err()
 }
 
-func (env *environment) countConnections() error {
+func (env *environment) countConnections(filter *connectionFilter) error {
 	count := 0
-	err := env.connections(func(datapath.Connection) bool {
+	err := env.connections(filter, func(datapath.Connection) bool {
 		count++
 		return true
 	})
@@ -94,7 +108,7 @@ func (env *environment) countConnections() error {
 }
 
 // listConnections prints them as ipvsadm does. Names are looked up first.
-func (env *environment) listConnections(numeric, peColumns bool) error {
+func (env *environment) listConnections(numeric, peColumns bool, filter *connectionFilter) error {
 	listing := ipvsadm.ConnectionListing{PEColumns: peColumns}
 	if !numeric {
 		state, _, err := env.snapshot()
@@ -105,7 +119,7 @@ func (env *environment) listConnections(numeric, peColumns bool) error {
 		listing.Host, listing.Port = names.host, names.port
 	}
 	listing.Walk = func(visit func(ipvsadm.Connection) bool) error {
-		return env.connections(func(c datapath.Connection) bool { return visit(connectionRow(c)) })
+		return env.connections(filter, func(c datapath.Connection) bool { return visit(connectionRow(c)) })
 	}
 	return ipvsadm.ListConnections(env.stdout, listing)
 }
@@ -147,11 +161,11 @@ type connectionView struct {
 }
 
 // connectionsJSON prints an array, as env.json would, but one element after the other.
-func (env *environment) connectionsJSON() error {
+func (env *environment) connectionsJSON(filter *connectionFilter) error {
 	out := bufio.NewWriterSize(env.stdout, 64<<10)
 	before, after := "[\n  ", "[]\n"
 	var failed error
-	err := env.connections(func(c datapath.Connection) bool {
+	err := env.connections(filter, func(c datapath.Connection) bool {
 		var text []byte
 		if text, failed = json.MarshalIndent(newConnectionView(c), "  ", "  "); failed != nil {
 			return false

@@ -187,7 +187,7 @@ func newBackends(state, other lb.State) lb.State {
 // printAsLVS prints what a List or Save command asks for.
 func (env *environment) printAsLVS(command ipvsadm.Command) error {
 	if command.Verb == ipvsadm.VerbList && command.Listing.Subject == ipvsadm.TableOfConns {
-		return env.listConnections(command.Listing.Numeric, command.Listing.PEColumns)
+		return env.listConnections(command.Listing.Numeric, command.Listing.PEColumns, &connectionFilter{})
 	}
 	now, err := env.readAsLVS(command)
 	if err != nil {

@@ -111,7 +111,7 @@ to a file, "xdplb restore" and "xdplb apply" read one.`,
 	group("tables", "Services and backends:",
 		serviceCommand(env), backendCommand(env), listCommand(env), connectionsCommand(env), flushCommand(env))
 	group("files", "Whole configurations:",
-		saveCommand(env), restoreCommand(env), applyCommand(env))
+		saveCommand(env), restoreCommand(env), applyCommand(env), importCommand(env))
 	group("servers", "Real servers:",
 		realserverCommand(env))
 	group("other", "Other:",

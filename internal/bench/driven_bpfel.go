@@ -52,7 +52,8 @@ type drivenConfig struct {
 	Epoch      uint64
 	Multiplier [2]uint64
 	Tidy       uint64
-	Zero       [4]uint64
+	Zero       [2]uint64
+	Locked     [2]uint64
 }
 
 type drivenCounters struct {
@@ -250,6 +251,7 @@ const (
 	drivenVarFloodRate             = "flood_rate"
 	drivenVarFlowBuckets           = "flow_buckets"
 	drivenVarHashKeys              = "hash_keys"
+	drivenVarLastClock             = "last_clock"
 	drivenVarMarks                 = "marks"
 	drivenVarServiceBucketsPerSide = "service_buckets_per_side"
 	drivenVarSpillBuckets          = "spill_buckets"
@@ -337,6 +339,7 @@ type drivenVariableSpecs struct {
 	FloodRate             *ebpf.VariableSpec `ebpf:"flood_rate"`
 	FlowBuckets           *ebpf.VariableSpec `ebpf:"flow_buckets"`
 	HashKeys              *ebpf.VariableSpec `ebpf:"hash_keys"`
+	LastClock             *ebpf.VariableSpec `ebpf:"last_clock"`
 	Marks                 *ebpf.VariableSpec `ebpf:"marks"`
 	ServiceBucketsPerSide *ebpf.VariableSpec `ebpf:"service_buckets_per_side"`
 	SpillBuckets          *ebpf.VariableSpec `ebpf:"spill_buckets"`
@@ -420,6 +423,7 @@ type drivenVariables struct {
 	FloodRate             *ebpf.Variable `ebpf:"flood_rate"`
 	FlowBuckets           *ebpf.Variable `ebpf:"flow_buckets"`
 	HashKeys              *ebpf.Variable `ebpf:"hash_keys"`
+	LastClock             *ebpf.Variable `ebpf:"last_clock"`
 	Marks                 *ebpf.Variable `ebpf:"marks"`
 	ServiceBucketsPerSide *ebpf.Variable `ebpf:"service_buckets_per_side"`
 	SpillBuckets          *ebpf.Variable `ebpf:"spill_buckets"`

@@ -79,6 +79,12 @@ func open(pinDir string, how int, timeout time.Duration) (*Datapath, error) {
 		d.Close()
 		return nil, err
 	}
+	if how == exclusive {
+		if err := d.openLocked(); err != nil {
+			d.Close()
+			return nil, err
+		}
+	}
 	return d, nil
 }
 

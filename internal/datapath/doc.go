@@ -62,6 +62,14 @@
 //
 // A change of known next hops alone publishes nothing: it stores words, and waits for nobody.
 //
+// # Adopted connections
+//
+// [TakeOver] writes connections of another load balancer into the flow table, between steps 4 and 5, when their backends
+// have ids and no packet finds the services yet. For each it takes the program's lock of the bucket, after config.home or,
+// in the second part of the table, config.spill has said which (words 6 and 7). Packets meanwhile read the bucket, and
+// record no flow there. Who is killed leaves it locked; the next exclusive lock on the pins opens it (locked.go). The way
+// that was written is free, or whole: its entry is the last word.
+//
 // # Generations
 //
 // A flow names its backend by 24 bits of id and 8 bits of the id's generation. Were one id given to 256 backends one

@@ -15,23 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// flowHash is what the program makes of a flow's tuple: struct flow_hash.
-type flowHash struct {
-	bucket, tag uint32
-	check       uint8
-}
-
-// hashOf is hash_flow4 and hash_flow6 of the program.
+// hashOf is what the program makes of a tuple.
 func (d *rig) hashOf(client, vip netip.AddrPort, protocol uint8) flowHash {
-	ports := uint32(htons(client.Port())) | uint32(htons(vip.Port()))<<16
-	words := append(wordsOf(client.Addr()), wordsOf(vip.Addr())...)
-	words = append(words, ports, uint32(protocol))
-	sum := d.keys[0]
-	for i, word := range words {
-		sum += uint64(word) * d.keys[2+i]
-	}
-	second := (sum ^ sum>>32) * d.keys[1]
-	return flowHash{bucket: uint32(sum >> 32), tag: uint32(second >> 32), check: uint8(second>>24) &^ counted}
+	return hashFlow(d.keys, client, vip, protocol)
 }
 
 // wordsOf are the words of an address as it lies in a packet.
@@ -44,11 +30,9 @@ func wordsOf(address netip.Addr) (words []uint32) {
 }
 
 // homeOf and spillOf are the buckets that the flow may be in.
-func (d *rig) homeOf(hash flowHash) uint32 { return uint32(uint64(hash.bucket) * uint64(d.home) >> 32) }
+func (d *rig) homeOf(hash flowHash) uint32 { return hash.home(d.home) }
 
-func (d *rig) spillOf(hash flowHash) uint32 {
-	return d.home + uint32(uint64(hash.tag^hash.bucket)*uint64(d.spill)>>32)
-}
+func (d *rig) spillOf(hash flowHash) uint32 { return d.home + hash.spill(d.spill) }
 
 // Words of a bucket: entries, then tags and head, two in a word.
 const bucketWords = 8

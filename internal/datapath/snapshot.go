@@ -116,7 +116,12 @@ func side(epoch uint64) uint32 { return uint32(epoch & 1) }
 
 // readLive reads the side that packets see: all services, or only the one of a key, if there is one.
 func (d *Datapath) readLive(only *lb.ServiceKey) (*configuration, error) {
-	live := &configuration{epoch: d.config.load(configEpoch), services: make(map[lb.ServiceKey]*service)}
+	return d.readEpoch(d.config.load(configEpoch), only)
+}
+
+// readEpoch reads the side of an epoch, which is live or is about to be.
+func (d *Datapath) readEpoch(epoch uint64, only *lb.ServiceKey) (*configuration, error) {
+	live := &configuration{epoch: epoch, services: make(map[lb.ServiceKey]*service)}
 	live.values = d.services.side(side(live.epoch))
 	byID, unread := make([]*service, ids(d.meta.Services)), new(service)
 	for place := range live.values {

@@ -55,7 +55,8 @@ type xdplbConfig struct {
 	Epoch      uint64
 	Multiplier [2]uint64
 	Tidy       uint64
-	Zero       [4]uint64
+	Zero       [2]uint64
+	Locked     [2]uint64
 }
 
 type xdplbCounters struct {
@@ -354,6 +355,7 @@ const (
 	xdplbVarFloodRate             = "flood_rate"
 	xdplbVarFlowBuckets           = "flow_buckets"
 	xdplbVarHashKeys              = "hash_keys"
+	xdplbVarLastClock             = "last_clock"
 	xdplbVarMarks                 = "marks"
 	xdplbVarServiceBucketsPerSide = "service_buckets_per_side"
 	xdplbVarSpillBuckets          = "spill_buckets"
@@ -439,6 +441,7 @@ type xdplbVariableSpecs struct {
 	FloodRate             *ebpf.VariableSpec `ebpf:"flood_rate"`
 	FlowBuckets           *ebpf.VariableSpec `ebpf:"flow_buckets"`
 	HashKeys              *ebpf.VariableSpec `ebpf:"hash_keys"`
+	LastClock             *ebpf.VariableSpec `ebpf:"last_clock"`
 	Marks                 *ebpf.VariableSpec `ebpf:"marks"`
 	ServiceBucketsPerSide *ebpf.VariableSpec `ebpf:"service_buckets_per_side"`
 	SpillBuckets          *ebpf.VariableSpec `ebpf:"spill_buckets"`
@@ -521,6 +524,7 @@ type xdplbVariables struct {
 	FloodRate             *ebpf.Variable `ebpf:"flood_rate"`
 	FlowBuckets           *ebpf.Variable `ebpf:"flow_buckets"`
 	HashKeys              *ebpf.Variable `ebpf:"hash_keys"`
+	LastClock             *ebpf.Variable `ebpf:"last_clock"`
 	Marks                 *ebpf.Variable `ebpf:"marks"`
 	ServiceBucketsPerSide *ebpf.Variable `ebpf:"service_buckets_per_side"`
 	SpillBuckets          *ebpf.Variable `ebpf:"spill_buckets"`

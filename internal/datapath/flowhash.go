@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// flowHash is what the program makes of a flow's tuple: struct flow_hash.
+type flowHash struct {
+	bucket, tag uint32
+	check       uint8
+}
+
+// hashFlow is hash_flow4 and hash_flow6 of flow.h. keys are the program's hash_keys.
+func hashFlow(keys [len(xdplbMeta{}.HashKeys)]uint64, client, vip netip.AddrPort, protocol uint8) flowHash {
+	sum, next := keys[0], 2
+	add := func(word uint32) {
+		sum += uint64(word) * keys[next]
+		next++
+	}
+	for _, addr := range []netip.Addr{client.Addr(), vip.Addr()} {
+		bytes, family := fromAddr(addr)
+		size := len(bytes)
+		if family == 4 {
+			size = 4
+		}
+		for at := 0; at < size; at += 4 {
+			add(binary.NativeEndian.Uint32(bytes[at:]))
+		}
+	}
+	var ports [4]byte
+	binary.BigEndian.PutUint16(ports[:2], client.Port())
+	binary.BigEndian.PutUint16(ports[2:], vip.Port())
+	add(binary.NativeEndian.Uint32(ports[:]))
+	add(uint32(protocol))
+	second := (sum ^ sum>>32) * keys[1]
+	return flowHash{bucket: uint32(sum >> 32), tag: uint32(second >> 32), check: uint8(second>>24) &^ counted}
+}
+
+// home is the bucket where the flow belongs, among so many (home_of in flow.h).
+func (h flowHash) home(buckets uint32) uint32 {
+	return uint32(uint64(h.bucket) * uint64(buckets) >> 32)
+}
+
+// spill is the bucket, of so many in the table's second part, that takes it if there is no room at home (spill_of).
+func (h flowHash) spill(buckets uint32) uint32 {
+	return uint32(uint64(h.tag^h.bucket) * uint64(buckets) >> 32)
+}
