@@ -221,6 +221,9 @@ type driven struct {
 }
 
 func (d driven) program() (*ebpf.Program, *ebpf.Variable) {
+	if d.objects == nil {
+		return nil, nil
+	}
 	return d.objects.Programs["driven_xdplb"], d.objects.Variables["driver"]
 }
 

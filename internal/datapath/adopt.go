@@ -60,7 +60,9 @@ func takeOver(pinDir string, options options, edit func(*lb.State) error, connec
 	if err := run(steps, options.after); err != nil {
 		return plan, done, fmt.Errorf("taking over: %w", err)
 	}
-	err = d.cleanUp(layout.epoch, options.after)
+	if err = d.cleanUp(layout.epoch, options.after); err == nil {
+		err = d.countUncounted(layout.epoch)
+	}
 	return plan, done, err
 }
 
