@@ -24,7 +24,7 @@
 #include "schedule.h"
 #include "target.h"
 
-#define LOCK_ATTEMPTS 1024
+#define LOCK_ATTEMPTS 256
 
 /*
  * Embryonic flows may have this many of a bucket's ways, and beyond that free ones while they are
@@ -395,13 +395,17 @@ static __always_inline __u32 stale_way(const struct bucket *bucket)
 /*
  * The way that a new flow may have: free, else expired or stale, else an embryonic one's. WAYS: all
  * are live and established, or young: a handshake under way goes on, as long as the table's second
- * part (is_spill) can take the new flow instead.
+ * part (is_spill) can take the new flow instead. A function of its own, not inlined, so that the
+ * verifier goes through its many ways only once. word is the new flow's entry.
  */
-static __always_inline __u32 choose_way(const struct bucket *bucket, struct entry fresh, __u32 now,
-					bool is_spill)
+__attribute__((noinline)) __u32 choose_way(const struct bucket *bucket, __u64 word, __u32 now,
+					   bool is_spill)
 {
+	struct entry fresh = (union entry_word){ .word = word }.entry;
 	__u32 free = WAYS, expired = WAYS, embryonic = WAYS, oldest = 0, embryos = 0;
 
+	if (!bucket)
+		return WAYS;
 	/* from the last one on, so that flows lie where way_of looks first */
 #pragma unroll
 	for (int way = WAYS - 1; way >= 0; way--) {
@@ -577,7 +581,7 @@ struct room {
 };
 
 static __always_inline struct room room_in_spill(struct bucket *home, struct flow_hash hash,
-						 struct entry fresh, __u32 now)
+						 union entry_word fresh, __u32 now)
 {
 	struct room room = { .index = spill_of(hash) };
 	struct bucket *spill = bpf_map_lookup_elem(&flows, &room.index);
@@ -585,7 +589,7 @@ static __always_inline struct room room_in_spill(struct bucket *home, struct flo
 	if (!spill || !lock_bucket(spill))
 		return room;
 	room.bucket = spill;
-	room.way = choose_way(spill, fresh, now, true);
+	room.way = choose_way(spill, fresh.word, now, true);
 	if (room.way == WAYS) {
 		room.way = oldest_way(spill, now);
 		count_eviction(EVICTION_ESTABLISHED);
@@ -629,9 +633,9 @@ __attribute__((noinline)) __u64 add_flow(__u64 packed, __u64 word, __u32 now,
 
 	result = (union added_word){ .added.cell = REASON_FLOW_TABLE_FULL };
 	if (room.way == WAYS)
-		room.way = choose_way(home, fresh.entry, now, false);
+		room.way = choose_way(home, fresh.word, now, false);
 	if (room.way == WAYS)
-		room = room_in_spill(home, hash, fresh.entry, now);
+		room = room_in_spill(home, hash, fresh, now);
 	if (!room.bucket)
 		goto unlock_home;
 	if (cursor)

@@ -165,6 +165,12 @@ func (d *Director) flood(name string, key lb.ServiceKey) *Case {
 	c := d.newCase(name, "SYN of a random source, in flood mode", TX, d.tcp4(key, 0, tcpSYN),
 		tuple4.of(clientsFlood, floodSources))
 	c.Program, c.Driver = d.flooded.program()
+	c.Before = func() error {
+		if _, err := c.run(1); err != nil { // if the last flood has ended, this begins one
+			return err
+		}
+		return d.flooded.ageFloods()
+	}
 	return c
 }
 

@@ -270,6 +270,24 @@ func (d *Director) load(floodRate uint32) (driven, error) {
 	return driven{objects}, nil
 }
 
+// ageFloods lets floods have begun long ago: in the first seconds a SYN's entry from before the flood is looked for, which
+// is not what goes on costing.
+func (d driven) ageFloods() error {
+	cursors := d.objects.Maps["cursors"]
+	var id uint32
+	var cursor drivenCursor
+	for entries := cursors.Iterate(); entries.Next(&id, &cursor); {
+		if cursor.Floods == 0 {
+			continue
+		}
+		cursor.FloodSince = cursor.FloodUntil - 1000
+		if err := cursors.Put(id, cursor); err != nil {
+			return fmt.Errorf("ageing a flood: %w", err)
+		}
+	}
+	return nil
+}
+
 // Programs are xdplb inside the driver; they must be kept attached while they are measured.
 func (d *Director) Programs() []*ebpf.Program {
 	quiet, _ := d.driven.program()
