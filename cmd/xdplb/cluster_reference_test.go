@@ -226,7 +226,7 @@ func TestClusterRealServerSetup(t *testing.T) {
 			c := raise(t, lab.Options{Bare: true, IPv6: true})
 			c.director(small)
 			for _, service := range []netip.AddrPort{web, web6} {
-				c.director("service add %s", service)
+				c.director("service add %s --scheduler rr", service)
 			}
 			before := map[string]string{}
 			for _, real := range c.reals() {

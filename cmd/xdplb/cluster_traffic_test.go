@@ -241,7 +241,7 @@ func TestClusterUDP(t *testing.T) {
 			at := netip.AddrPortFrom(vip, 5300)
 			c := raise(t, lab.Options{IPv6: vip.Is6()})
 			c.director(small)
-			c.director("service add %s --protocol udp", at)
+			c.director("service add %s --protocol udp --scheduler rr", at)
 			for _, real := range c.reals() {
 				c.director("backend add %s", address(real, vip))
 			}
@@ -278,7 +278,7 @@ func TestClusterJumbo(t *testing.T) {
 	if status := c.director("status"); !strings.Contains(status, "MTU 9000  native mode\n") || strings.Contains(status, "warning") {
 		t.Errorf("the status is\n%s\nwant the native mode, and no warning", status)
 	}
-	c.director("service add %s --protocol udp", at)
+	c.director("service add %s --protocol udp --scheduler rr", at)
 	c.director("backend add %s", c.lab.Host("real1").Addr())
 	c.openEchoes(at)
 	const datagrams, size = 5, 9000 - 20 - 8
@@ -294,7 +294,7 @@ func TestClusterJumbo(t *testing.T) {
 // TestClusterIPv6 wants of IPv6 what it wants of IPv4, and both at once.
 func TestClusterIPv6(t *testing.T) {
 	c := serve(t, lab.Options{IPv6: true}, web6, "rr")
-	c.director("service add %s", web)
+	c.director("service add %s --scheduler rr", web)
 	for _, real := range c.reals() {
 		c.director("backend add %s --service %s", real.Addr(), web)
 	}
@@ -345,7 +345,7 @@ func TestClusterManyServices(t *testing.T) {
 		{netip.AddrPortFrom(second, 8000), []string{"real1", "real4"}},
 	}
 	for _, s := range services {
-		c.director("service add %s", s.service)
+		c.director("service add %s --scheduler rr", s.service)
 		for _, name := range s.backends {
 			c.director("backend add %s --service %s", c.lab.Host(name).Addr(), s.service)
 		}
@@ -392,7 +392,7 @@ func TestClusterGeneric(t *testing.T) {
 	}
 	at := netip.AddrPortFrom(lab.VIP, 8000)
 	for _, service := range []netip.AddrPort{web, at} {
-		c.director("service add %s", service)
+		c.director("service add %s --scheduler rr", service)
 		for _, real := range c.reals() {
 			c.director("backend add %s --service %s", real.Addr(), service)
 		}
@@ -413,7 +413,7 @@ func TestClusterSecondSegment(t *testing.T) {
 			c.director("attach eth1 --mode native")
 			web, bulk := netip.AddrPortFrom(vip, 80), netip.AddrPortFrom(vip, 8000)
 			for _, service := range []netip.AddrPort{web, bulk} {
-				c.director("service add %s", service)
+				c.director("service add %s --scheduler rr", service)
 				for _, real := range c.reals() {
 					c.director("backend add %s --service %s", address(real, vip), service)
 				}
