@@ -61,7 +61,7 @@ struct flow_hash {
 };
 
 /* The same as two arguments of a global function, which takes no struct. */
-#define PACKED(hash) (__u64)(hash).bucket << 32 | (hash).tag
+#define PACKED(hash) ((__u64)(hash).bucket << 32 | (hash).tag)
 #define UNPACKED(packed, its_check)                                             \
 	(struct flow_hash)                                                      \
 	{                                                                       \
@@ -669,8 +669,8 @@ static __always_inline enum reason record_flow(const struct packet *p, struct fa
 	union entry_word fresh = {
 		.entry = { .target = *target, .state = state, .check = check, .seen = now }
 	};
-	union added_word result = { .word = add_flow((__u64)hash.bucket << 32 | hash.tag,
-						     fresh.word, now, by_turn, cursor) };
+	union added_word result = { .word = add_flow(PACKED(hash), fresh.word, now, by_turn,
+						     cursor) };
 
 	*target = result.added.target;
 	if (!*target)
