@@ -130,15 +130,8 @@ func checkRepair(t testing.TB, before, after lb.State) {
 // checkEligible fails when a backend that could take new flows is not listed in a table.
 func checkEligible(t testing.TB) {
 	t.Helper()
-	d, err := Open(pinDir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d, live := openLive(t)
 	defer d.Close()
-	live, err := d.readLive(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	for key, s := range live.services {
 		for _, b := range s.backends {
 			if want := b.Weight > 0 && b.Hop.Known(); b.listed != want {

@@ -262,18 +262,26 @@ func TestChangeServiceOfAnother(t *testing.T) {
 	}
 }
 
-// checkTidy fails when the maps hold more than the live configuration.
-func checkTidy(t testing.TB) {
+// openLive opens the pins and reads the live configuration. The caller closes them, since they hold the lock.
+func openLive(t testing.TB) (*Datapath, *configuration) {
 	t.Helper()
 	d, err := Open(pinDir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close()
 	live, err := d.readLive(nil)
 	if err != nil {
+		d.Close()
 		t.Fatal(err)
 	}
+	return d, live
+}
+
+// checkTidy fails when the maps hold more than the live configuration.
+func checkTidy(t testing.TB) {
+	t.Helper()
+	d, live := openLive(t)
+	defer d.Close()
 	if left := d.findLeftover(live.epoch); !left.empty() {
 		t.Errorf("left over: backends %v, tables %v, the other side %v, egresses %v",
 			left.backends, left.tables, left.side, left.egresses)
@@ -327,15 +335,8 @@ func checkDirectory(t testing.TB, d *Datapath, live *configuration) {
 // checkTables fails when a live table has not exactly the backends that take new flows, or of fo and dh one of them.
 func checkTables(t testing.TB) {
 	t.Helper()
-	d, err := Open(pinDir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d, live := openLive(t)
 	defer d.Close()
-	live, err := d.readLive(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	for key, s := range live.services {
 		want, got := make(map[uint32]bool), make(map[uint32]bool)
 		scheduler := lb.Scheduler(s.Scheduler)

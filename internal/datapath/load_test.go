@@ -39,15 +39,8 @@ func setScheduler(t testing.TB, key lb.ServiceKey, scheduler lb.Scheduler) {
 // checkLoads compares what the data plane has counted of the service's backends with what is in the flow table.
 func checkLoads(t testing.TB, when string, key lb.ServiceKey, want ...flowCount) {
 	t.Helper()
-	d, err := Open(pinDir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d, live := openLive(t)
 	defer d.Close()
-	live, err := d.readLive(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var got []flowCount
 	for _, b := range live.services[key].backends {
 		active, inactive := splitLoad(atomic.LoadUint64(d.loadWord(b.id)))
@@ -111,15 +104,8 @@ func TestSchedulerChangeCountsConnections(t *testing.T) {
 func TestSweepCountsLoads(t *testing.T) {
 	t.Parallel()
 	_, key := loadedService(t, lb.LC)
-	d, err := Open(pinDir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d, live := openLive(t)
 	defer d.Close()
-	live, err := d.readLive(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	backends := live.services[key].backends
 	put := func(bucket int, id uint32, age uint32, state xdplbFlowState, check uint8) {
 		t.Helper()

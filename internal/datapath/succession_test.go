@@ -86,15 +86,8 @@ type hashed struct {
 
 func readHashed(t testing.TB, key lb.ServiceKey) (h hashed) {
 	t.Helper()
-	d, err := Open(pinDir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d, live := openLive(t)
 	defer d.Close()
-	live, err := d.readLive(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	s := live.services[key]
 	h = hashed{service: s.xdplbService, ids: make(map[netip.Addr]uint32)}
 	for _, b := range s.backends {
