@@ -138,12 +138,14 @@ struct {
 } loads SEC(".maps");
 
 /*
- * user only: what the removed backends of a service had counted, keyed by service id. A service's
- * counters are these and its backends' summed. CAPACITY
+ * user only (mmap): what the removed backends of a service had counted since it was zeroed, keyed by
+ * side * capacity + service id. A service's counters are these and its backends' summed. Two sides.
+ * CAPACITY
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 4096);
+	__uint(max_entries, SIDES * 4096);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
 	__type(value, struct counters);
 } retired_counters SEC(".maps");

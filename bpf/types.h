@@ -110,7 +110,11 @@ enum reason {
 struct config {
 	__u64 epoch;
 	__u64 multiplier[2]; /* odd, of each side: see struct service_bucket */
-	__u64 tidy; /* user only: epoch + 1 if nothing is left over and both sides are equal */
+	/*
+	 * user only: epoch + 1 if nothing is left over and both sides are equal, ~epoch if removed
+	 * backends are accounted for and not yet free
+	 */
+	__u64 tidy;
 	__u64 zero[2];
 	__u64 locked[2]; /* user only: home and spill bucket that it has locked, plus 1; 0: none */
 };
@@ -179,6 +183,13 @@ struct member {
 };
 #define MEMBERS (SLOTS / 2)
 
+/* bytes are IP bytes, as LVS counts them: no Ethernet header. */
+struct counters {
+	__u64 connections;
+	__u64 packets;
+	__u64 bytes;
+};
+
 /* What only user space reads of a backend; key: backend id. */
 struct backend_columns {
 	__u8 address[16]; /* IPv4 in the first four bytes */
@@ -188,6 +199,7 @@ struct backend_columns {
 	__u8 static_hop;  /* the next hop was given by the operator */
 	__u8 listed;	  /* it is in the lookup table of this side */
 	__u8 zero[5];
+	struct counters base; /* what it had counted when its counters were last zeroed */
 };
 
 /* ---- Live words: changed in place, one 64-bit word at a time ---- */
@@ -323,13 +335,6 @@ struct fragment_key {
 
 /* ---- Counters and state per service ---- */
 
-/* Per backend and CPU. bytes are IP bytes, as LVS counts them: no Ethernet header. */
-struct counters {
-	__u64 connections;
-	__u64 packets;
-	__u64 bytes;
-};
-
 /*
  * How many flows a backend has, of those whose entries say that they are counted, as LVS counts
  * them: active ones are established TCP connections.
@@ -388,7 +393,7 @@ ASSERT_SIZE(struct service, 64);
 ASSERT_SIZE(struct slots, 4 * SLOTS);
 ASSERT_SIZE(struct member, 8);
 ASSERT_SIZE(struct load, 16);
-ASSERT_SIZE(struct backend_columns, 32);
+ASSERT_SIZE(struct backend_columns, 56);
 ASSERT_SIZE(struct next_hop, 8);
 ASSERT_SIZE(struct backend, 16);
 ASSERT_SIZE(struct egress, 16);

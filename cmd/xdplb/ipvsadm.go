@@ -84,7 +84,7 @@ func (env *environment) ipvsadm(words []string) error {
 	case ipvsadm.VerbList, ipvsadm.VerbSave:
 		err = env.printAsLVS(command)
 	default:
-		err = env.editAsLVS(command.Edit, command.Verb == ipvsadm.VerbZero)
+		err = env.editAsLVS(command.Edit, command.Zeroed)
 	}
 	return err
 }
@@ -121,23 +121,20 @@ func (env *environment) restoreRules(program string, clear bool) error {
 			state.Services = nil
 		}
 		return rules.Edit(state)
-	}, rules.Zeroes())
+	}, rules.Zeroed)
 }
 
-// editAsLVS changes the live state by a function that may be called several times. New backends are asked for on the
-// segment before, without the lock.
-func (env *environment) editAsLVS(edit func(*lb.State) ([]string, error), zeroes bool) error {
+// editAsLVS changes the live state by a function that may be called several times, and then zeroes the counters of the
+// services that zeroed picks of the result. New backends are asked for on the segment before, without the lock.
+func (env *environment) editAsLVS(edit func(*lb.State) ([]string, error), zeroed func(lb.State) []lb.ServiceKey) error {
 	current, attached, err := env.snapshot()
 	if err != nil {
 		return err
 	}
 	found := current.Clone()
 	warnings, err := edit(&found)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case zeroes:
-		return fmt.Errorf("-Z: zeroing counters: %w", lb.ErrUnsupported)
 	}
 	if err := lb.Supported(found); err != nil {
 		return err
@@ -146,6 +143,7 @@ func (env *environment) editAsLVS(edit func(*lb.State) ([]string, error), zeroes
 	if err := env.findHops(found, attached); err != nil {
 		return err
 	}
+	var zero []lb.ServiceKey
 	err = env.change(func(state *lb.State) error {
 		before := state.Clone()
 		if warnings, err = edit(state); err != nil {
@@ -153,8 +151,12 @@ func (env *environment) editAsLVS(edit func(*lb.State) ([]string, error), zeroes
 		}
 		keepHops(*state, before, false)
 		keepHops(*state, found, false)
+		zero = zeroed(*state)
 		return nil
 	})
+	if err == nil && len(zero) > 0 {
+		err = datapath.Zero(env.pinDir, zero...)
+	}
 	if err != nil {
 		return err
 	}

@@ -33,6 +33,7 @@ type drivenBackendColumns struct {
 	StaticHop uint8
 	Listed    uint8
 	Zero      [5]uint8
+	Base      drivenCounters
 }
 
 type drivenBucket struct {

@@ -61,8 +61,8 @@ func (l *layout) steps(d *Datapath) []step {
 	return append(steps, step{"forgetting next hops", func() error { return storeHops(d, l.lost) }})
 }
 
-// fillWords writes what nothing refers to yet: new egresses, new backends and their counters, and the cursors and
-// counters of new services.
+// fillWords writes what nothing refers to yet: new egresses, new backends and their counters, and the cursors of new
+// services.
 func (l *layout) fillWords(d *Datapath) error {
 	for index, egress := range l.egresses {
 		d.egresses.put(uint32(index), egress)
@@ -75,9 +75,6 @@ func (l *layout) fillWords(d *Datapath) error {
 	}
 	if err := zeroPerCPU[xdplbCounters](d.maps.BackendCounters, ids); err != nil {
 		return fmt.Errorf("zeroing the counters of new backends: %w", err)
-	}
-	if err := zero[xdplbCounters](d.maps.RetiredCounters, l.newServices); err != nil {
-		return fmt.Errorf("zeroing the counters of new services: %w", err)
 	}
 	if err := zero[xdplbCursor](d.maps.Cursors, l.newServices); err != nil {
 		return fmt.Errorf("zeroing the cursors of new services: %w", err)
@@ -126,6 +123,10 @@ func (l *layout) build(d *Datapath) error {
 	}
 	for _, c := range l.columns {
 		info[c.id] = c.columns
+	}
+	retired := d.retired.side(to)
+	for _, id := range l.zeroed {
+		retired[id] = xdplbCounters{}
 	}
 	if l.directory != nil {
 		l.directory.write(d.serviceBuckets.side(to), to*uint32(len(services)))

@@ -54,6 +54,7 @@ func (d *Datapath) findLeftover(epoch uint64) *leftover {
 	left.findBackends()
 	left.findTables()
 	left.side = !slices.Equal(d.services.side(0), d.services.side(1)) || !slices.Equal(d.info.side(0), d.info.side(1)) ||
+		!slices.Equal(d.retired.side(0), d.retired.side(1)) ||
 		!slices.Equal(d.bucketsFor(1-side(epoch)), d.serviceBuckets.side(1-side(epoch)))
 	return left
 }
@@ -132,58 +133,55 @@ func (l *leftover) drop() error {
 	return l.d.emptyTables(append(l.tables, noTable))
 }
 
-// account adds what the removed backends have counted to their services, and frees their ids. Who dies between the two
-// leaves one service's part to be added twice: a choice, since the other order loses it.
+// account adds what the removed backends have counted to their services, and frees their ids. What it adds to is the old
+// side's, which stays as it is until a word says that all is added: who dies before that leaves it to be done again.
 func (l *leftover) account() error {
-	if len(l.backends) == 0 {
-		return nil
-	}
-	byService := l.backendsByService()
-	for service, ids := range byService {
-		if err := l.addRetired(service, ids); err != nil {
-			return fmt.Errorf("keeping the counters of removed backends: %w", err)
+	if closed := ^l.epoch; l.d.config.load(configTidy) != closed {
+		for service, ids := range l.removedByService() {
+			if err := l.addRetired(service, ids); err != nil {
+				return fmt.Errorf("keeping the counters of removed backends: %w", err)
+			}
 		}
-		l.free(ids)
+		l.d.config.store(configTidy, closed)
 	}
-	l.free(l.backends) // those of services that are gone too
+	l.free()
 	return nil
 }
 
-// backendsByService sorts the removed backends of services that go on.
-func (l *leftover) backendsByService() map[uint32][]uint32 {
+// removedByService sorts the backends that the old side has and the live one has not, of services that go on.
+func (l *leftover) removedByService() map[uint32][]uint32 {
 	goesOn := make([]bool, ids(l.d.meta.Services))
 	services := l.d.services.side(side(l.epoch))
 	for i := range services {
 		goesOn[services[i].Id] = services[i].Id != 0
 	}
 	byService := make(map[uint32][]uint32)
-	was := l.d.info.side(1 - side(l.epoch))
-	for _, id := range l.backends {
+	was, now := l.d.info.side(1-side(l.epoch)), l.d.info.side(side(l.epoch))
+	for id := range was {
 		service := was[id].Service
-		if was[id].Family != 0 && service < uint32(len(goesOn)) && goesOn[service] {
-			byService[service] = append(byService[service], id)
+		if was[id].Family != 0 && now[id].Family == 0 && service < uint32(len(goesOn)) && goesOn[service] {
+			byService[service] = append(byService[service], uint32(id))
 		}
 	}
 	return byService
 }
 
 func (l *leftover) addRetired(service uint32, ids []uint32) error {
-	var total xdplbCounters
-	if err := l.d.maps.RetiredCounters.Lookup(service, &total); err != nil {
-		return err
-	}
+	was := 1 - side(l.epoch)
+	total, columns := l.d.retired.side(was)[service], l.d.info.side(was)
 	var perCPU []xdplbCounters
 	for _, id := range ids {
 		if err := l.d.maps.BackendCounters.Lookup(id, &perCPU); err != nil {
 			return err
 		}
-		total = total.plus(sum(perCPU))
+		total = total.plus(sum(perCPU).minus(columns[id].Base))
 	}
-	return l.d.maps.RetiredCounters.Put(service, total)
+	l.d.retired.side(side(l.epoch))[service] = total
+	return nil
 }
 
-func (l *leftover) free(ids []uint32) {
-	for _, id := range ids {
+func (l *leftover) free() {
+	for _, id := range l.backends {
 		b := l.d.backends.get(id)
 		// in_use and the generation are one word; the next hop is another, which nobody uses any more.
 		b.InUse, b.NextHop = 0, xdplbNextHop{}
@@ -199,6 +197,7 @@ func (l *leftover) forget() error {
 	live, other := side(l.epoch), 1-side(l.epoch)
 	copy(l.d.services.side(other), l.d.services.side(live))
 	copy(l.d.info.side(other), l.d.info.side(live))
+	copy(l.d.retired.side(other), l.d.retired.side(live))
 	copy(l.d.serviceBuckets.side(other), l.d.bucketsFor(other))
 	l.d.config.store(configMultiplier+int(other), l.d.config.load(configMultiplier+int(live)))
 	l.d.config.store(configTidy, l.epoch+1)

@@ -126,7 +126,7 @@ func size(spec *ebpf.CollectionSpec, meta *xdplbMeta) error {
 		specs.Tables:          4*capacity.Services + 1,
 		specs.TableIds:        4*capacity.Services + 1,
 		specs.Cursors:         ids(capacity.Services),
-		specs.RetiredCounters: ids(capacity.Services),
+		specs.RetiredCounters: sides * ids(capacity.Services),
 		specs.Backends:        capacity.backendIDs(),
 		specs.BackendCounters: capacity.backendIDs(),
 		specs.Loads:           capacity.backendIDs(),

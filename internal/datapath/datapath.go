@@ -37,6 +37,7 @@ type Datapath struct {
 	serviceBuckets array[xdplbServiceBucket]
 	services       array[xdplbService]
 	info           array[xdplbBackendColumns]
+	retired        array[xdplbCounters] // by service id
 	tableIDs       *words
 
 	waits sync.WaitGroup // for grace periods that nothing but closing waits for
@@ -128,6 +129,9 @@ func (d *Datapath) mapMemory() (err error) {
 	if d.info, err = mapArray[xdplbBackendColumns](d.maps.BackendInfo); err != nil {
 		return err
 	}
+	if d.retired, err = mapArray[xdplbCounters](d.maps.RetiredCounters); err != nil {
+		return err
+	}
 	d.tableIDs, err = mapWords(d.maps.TableIds)
 	return err
 }
@@ -161,7 +165,7 @@ func (d *Datapath) Close() error {
 	var errs []error
 	for _, memory := range []*words{
 		d.config, d.backends.words, d.egresses.words, d.loads.words, d.serviceBuckets.words, d.services.words,
-		d.info.words, d.tableIDs,
+		d.info.words, d.retired.words, d.tableIDs,
 	} {
 		errs = append(errs, memory.close())
 	}

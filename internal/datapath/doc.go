@@ -47,7 +47,7 @@
 //  7. retire removed backends: raise their generation, so that their flows are stale,
 //  8. put the one empty table in the place of those that nobody uses (which waits until no packet uses them, so that the
 //     ids may be given away),
-//  9. add the retired backends' counters to retired_counters and clear in_use,
+//  9. add the retired backends' counters to retired_counters, note that in config.tidy, and clear in_use,
 //  10. make the old side, whose cold columns step 9 needs, a copy of the live one, free egresses, and note in config.tidy
 //     that nothing is left.
 //
@@ -59,6 +59,9 @@
 // changed all of it, and the next writer, who sees it by config.tidy, does steps 7 to 10, which need nothing but the live
 // side. Next hops are words of their own: each is the old or the new one. Which backends a side's tables list is kept in
 // backend_info, so that a writer that died between a next hop and its table is noticed.
+//
+// [Zero] goes the same way: what has been counted so far becomes the base, in backend_info, that readers subtract, and
+// retired_counters begins anew. Packets go on counting meanwhile, and nothing that they count is lost.
 //
 // A change of known next hops alone publishes nothing: it stores words, and waits for nobody.
 //

@@ -99,7 +99,7 @@ func toAddr(bytes [16]byte, family uint8) netip.Addr {
 
 // columns are the cold columns of a backend of the service with an id.
 func (b *backend) columns(service uint32) xdplbBackendColumns {
-	columns := xdplbBackendColumns{Service: service, Weight: b.Weight}
+	columns := xdplbBackendColumns{Service: service, Weight: b.Weight, Base: b.base}
 	columns.Address, columns.Family = fromAddr(b.Addr)
 	if b.Hop.Static {
 		columns.StaticHop = 1

@@ -18,6 +18,7 @@ type layout struct {
 	directory   *directory // nil: the same services stand at the same places
 	tables      []*table
 	newServices []uint32
+	zeroed      []uint32 // ids of services that have counted nothing with backends that are gone
 	newBackends []*backend
 	counts      bool                   // flows of a service must be counted that were not
 	egresses    map[uint16]xdplbEgress // to be written
@@ -37,9 +38,9 @@ type cold struct {
 	columns xdplbBackendColumns
 }
 
-// newSide says whether services, lookup tables or cold columns differ, for which a new epoch is needed.
+// newSide says whether services, lookup tables, cold columns or what was zeroed differ, for which a new epoch is needed.
 func (l *layout) newSide() bool {
-	return len(l.services) > 0 || len(l.columns) > 0
+	return len(l.services) > 0 || len(l.columns) > 0 || len(l.zeroed) > 0
 }
 
 func (l *layout) empty() bool {
@@ -298,6 +299,7 @@ func (p *planner) placeService(was, now *service) (err error) {
 		return err
 	}
 	p.layout.newServices = append(p.layout.newServices, now.Id)
+	p.layout.zeroed = append(p.layout.zeroed, now.Id)
 	now.place, err = p.servicePlaces.take("service place")
 	return err
 }
@@ -371,7 +373,7 @@ func (p *planner) addBackend(was *service, service uint32, now *backend) (err er
 }
 
 func (p *planner) keepBackend(was *backend, service uint32, now *backend) error {
-	now.id, now.word = was.id, was.word
+	now.id, now.word, now.base = was.id, was.word, was.base
 	if columns := now.columns(service); columns != was.columns(service) {
 		p.layout.columns = append(p.layout.columns, cold{now.id, columns})
 	}

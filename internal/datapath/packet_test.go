@@ -173,7 +173,7 @@ func newRig(tb testing.TB, change ...func(*ebpf.CollectionSpec)) *rig {
 	}
 	for name, size := range map[string]uint32{
 		"backends": backendRoom, "backend_counters": backendRoom, "loads": backendRoom, "egresses": egressRoom,
-		"cursors": serviceRoom + 1, "retired_counters": serviceRoom, "tables": tableRoom,
+		"cursors": serviceRoom + 1, "retired_counters": 2 * (serviceRoom + 1), "tables": tableRoom,
 		"services": 2 * serviceRoom, "service_buckets": 2 * serviceBuckets, "backend_info": 2 * backendRoom,
 	} {
 		spec.Maps[name].MaxEntries = size

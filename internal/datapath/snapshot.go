@@ -65,6 +65,7 @@ type backend struct {
 	// Whether it takes new flows: weight not 0, next hop known. It is kept with the side, since a next hop changes
 	// before or after the lookup table, and the writer may die between.
 	listed bool
+	base   xdplbCounters // what it had counted when its counters were last zeroed
 }
 
 // takesFlows says whether new flows may go to the backend.
@@ -183,6 +184,7 @@ func (d *Datapath) readBackends(live *configuration, byID []*service, unread *se
 func (d *Datapath) readBackend(id uint32, columns *xdplbBackendColumns) backend {
 	b := backend{
 		Backend: fromColumns(columns), id: id, word: d.backends.get(id).NextHop, listed: columns.Listed != 0,
+		base: columns.Base,
 	}
 	b.Hop.MAC = b.word.Mac
 	if egress := uint32(b.word.Egress); egress != 0 && egress < d.egresses.count {

@@ -14,7 +14,7 @@ import (
 // statsBatch is how many entries of a large map are read by one system call.
 const statsBatch = 4096
 
-// Counters are totals since the service or backend was added. Bytes are of IP, as LVS counts them.
+// Counters are totals since the service or backend was added, or since its counters were last zeroed. Bytes are of IP, as LVS counts them.
 type Counters struct {
 	Connections, Packets, Bytes uint64
 }
@@ -31,7 +31,8 @@ type BackendStats struct {
 	Active, Inactive uint64
 }
 
-// ServiceStats is what a service has counted: the sum of its backends, including those that were removed.
+// ServiceStats is what a service has counted: the sum of its backends, including those that were removed since its
+// counters were last zeroed.
 type ServiceStats struct {
 	Counters
 	Backends map[netip.Addr]BackendStats
@@ -66,16 +67,13 @@ func (d *Datapath) stats(live *configuration, flows []flowCount) (map[lb.Service
 	}
 	all := make(map[lb.ServiceKey]ServiceStats, len(live.services))
 	for key, s := range live.services {
-		var retired xdplbCounters
-		if err := d.maps.RetiredCounters.Lookup(s.Id, &retired); err != nil {
-			return nil, fmt.Errorf("reading the counters of %s: %w", key, err)
-		}
 		stats := ServiceStats{Backends: make(map[netip.Addr]BackendStats, len(s.backends))}
-		stats.Counters = stats.plus(retired)
+		stats.Counters = stats.plus(d.retired.side(side(live.epoch))[s.Id])
 		for _, b := range s.backends {
-			stats.Counters = stats.plus(counters[b.id])
+			counted := counters[b.id].minus(b.base)
+			stats.Counters = stats.plus(counted)
 			stats.Backends[b.Addr] = BackendStats{
-				Counters: Counters{}.plus(counters[b.id]),
+				Counters: Counters{}.plus(counted),
 				Active:   flows[b.id].active,
 				Inactive: flows[b.id].inactive,
 			}
@@ -129,6 +127,13 @@ func (c xdplbCounters) plus(other xdplbCounters) xdplbCounters {
 	c.Connections += other.Connections
 	c.Packets += other.Packets
 	c.Bytes += other.Bytes
+	return c
+}
+
+func (c xdplbCounters) minus(other xdplbCounters) xdplbCounters {
+	c.Connections -= other.Connections
+	c.Packets -= other.Packets
+	c.Bytes -= other.Bytes
 	return c
 }
 

@@ -173,8 +173,10 @@ func (d *Datapath) mapStatus(name string, m *ebpf.Map, live *configuration) (Map
 				status.Used++
 			}
 		}
-	case xdplbMapCursors, xdplbMapRetiredCounters:
+	case xdplbMapCursors:
 		status.Used = uint32(len(live.list))
+	case xdplbMapRetiredCounters:
+		status.Used, status.Max = uint32(len(live.list)), status.Max/sides
 	case xdplbMapEgresses:
 		status.Used = d.usedEgresses()
 	case xdplbMapTables:

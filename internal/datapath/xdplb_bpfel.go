@@ -29,6 +29,7 @@ type xdplbBackendColumns struct {
 	StaticHop uint8
 	Listed    uint8
 	Zero      [5]uint8
+	Base      xdplbCounters
 }
 
 type xdplbBucket struct {

@@ -41,6 +41,16 @@ func (c Command) Edit(state *lb.State) (warnings []string, err error) {
 	return nil, nil
 }
 
+// zeroes says whether the command zeroes the counters of a service.
+func (c Command) zeroes(key lb.ServiceKey) bool {
+	return c.Verb == VerbZero && (!c.Named || c.Service.ServiceKey == key)
+}
+
+// Zeroed lists the services of a state whose counters the command zeroes.
+func (c Command) Zeroed(state lb.State) []lb.ServiceKey {
+	return Rules{{command: c}}.Zeroed(state)
+}
+
 func (c Command) setTimeouts(t *lb.Timeouts) {
 	defaults := lb.Timeouts{}.OrDefault()
 	for _, change := range []struct {

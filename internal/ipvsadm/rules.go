@@ -92,9 +92,15 @@ func parseRule(words []string, names Names) (Command, error) {
 	return command, nil
 }
 
-// Zeroes says whether one of the commands zeroes counters.
-func (r Rules) Zeroes() bool {
-	return slices.ContainsFunc(r, func(r rule) bool { return r.command.Verb == VerbZero })
+// Zeroed lists the services of a state, the one that all commands lead to, whose counters they zero.
+func (r Rules) Zeroed(state lb.State) (keys []lb.ServiceKey) {
+	for i := range state.Services {
+		key := state.Services[i].ServiceKey
+		if slices.ContainsFunc(r, func(r rule) bool { return r.command.zeroes(key) }) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 // Edit does all commands to a state, or none. Warnings are as those of Command.Edit, each with its line. The error is a
