@@ -3,7 +3,7 @@
  * Flows: which backend a connection has. Nothing outside this file knows how they are kept.
  *
  * The table is an array of buckets of one cache line each. A flow's keyed hash selects its bucket
- * and gives a tag of 40 bits by which it is known there, so that a packet of a known flow reads one
+ * and gives a tag of 39 bits by which it is known there, so that a packet of a known flow reads one
  * line. Beyond the cache that is one miss, where the kernel's hash maps take three.
  *
  * All CPUs share the table. An entry is one word: a packet reads it whole and changes it by
@@ -44,8 +44,9 @@ const volatile bool weakly_ordered;
 
 /*
  * Odd random numbers, drawn when the program is loaded: nobody outside can tell which tuples share
- * a bucket. The sum of products is Thorup's vector multiply-shift, which is universal in its upper
- * 32 bits.
+ * a bucket. The sum of products is Thorup's vector multiply-shift, which keeps any two tuples apart,
+ * but addresses and ports that count up may all come to lie in a few buckets: one key in forty lost
+ * flows of a half full table of 1,024. The second product scatters those.
  */
 const volatile __u64 hash_keys[HASH_KEYS];
 
@@ -189,9 +190,9 @@ static __always_inline struct flow_hash finish_hash(__u64 sum)
 {
 	__u64 second = (sum ^ sum >> 32) * hash_keys[1];
 
-	return (struct flow_hash){ .bucket = sum >> 32,
-				   .tag = second >> 32,
-				   .check = second >> 24 & CHECK_HASH };
+	return (struct flow_hash){ .bucket = second >> 32,
+				   .tag = second,
+				   .check = second >> 32 & CHECK_HASH };
 }
 
 static __always_inline struct flow_hash hash_flow4(const struct flow_key4 *key)

@@ -81,14 +81,16 @@ static __always_inline const struct service *find_service(const struct packet *p
  * its backend is gone. cursor: the service's, if it was looked up already.
  *
  * A connection whose backend the hash finds again and again is not recorded by a packet from its
- * middle: nobody can fill the table with those.
+ * middle: nobody can fill the table with those. Where the hash can tell, it tells also of one whose
+ * entry is stale: that may be left from an earlier connection of the tuple, and the SYN of this one
+ * was placed in flood mode.
  */
 static __always_inline enum reason open_flow(const struct packet *p, struct family family,
 					     const struct service *service, struct cursor *cursor,
 					     struct flow_hash hash, bool known, __u32 state,
 					     __u32 now, target_t *target)
 {
-	bool opens = state == FLOW_SYN || state == FLOW_UDP || known;
+	bool starts = state == FLOW_SYN || state == FLOW_UDP, opens = starts || known, reckoned;
 	const struct service *by_turn = NULL;
 	enum reason reason = REASON_TX;
 
@@ -98,11 +100,12 @@ static __always_inline enum reason open_flow(const struct packet *p, struct fami
 		cursor = bpf_map_lookup_elem(&cursors, &service->id);
 	if (!cursor)
 		return REASON_INTERNAL;
-	if (!opens && !is_reckoned(service, cursor, now))
+	reckoned = !starts && is_reckoned(service, cursor, now);
+	if (!opens && !reckoned)
 		return REASON_NO_CONNECTION;
 	if (!service->slots)
 		return REASON_NO_BACKEND;
-	if (!opens)
+	if (reckoned)
 		reason = reckon(p, family, service, hash.tag, target);
 	else if (is_hashing(service))
 		reason = aim(slot_of(service->table, client_slot(p, family, service)), target);

@@ -248,6 +248,54 @@ func TestFloodOfHashedService(t *testing.T) {
 	}
 }
 
+// TestFloodOverStaleEntry: a connection that begins in a flood does not follow what an earlier one of its tuple has left,
+// whose backend is gone.
+func TestFloodOverStaleEntry(t *testing.T) {
+	t.Parallel()
+	const reals = 8
+	d := newRig(t)
+	client := clientNumber(78)
+	hash := d.hashOf(client, service4, unix.IPPROTO_TCP)
+	opening, later := templateOf(tcpFlags{syn: true}, portPlain).of(client), templateOf(tcpFlags{ack: true}, portPlain).of(client)
+	leave := func() {
+		t.Helper()
+		clear(d.buckets)
+		d.put("cursors", uint32(1), xdplbCursor{})
+		d.destination(t, opening)
+		home := d.homeOf(hash)
+		for way, entry := range d.bucket(home).Entry {
+			if entry.word() != 0 {
+				entry.Target = targetOf(entry.backend(), generation(entry.backend())-1)
+				d.setEntry(home, way, entry)
+			}
+		}
+		d.put("cursors", uint32(1), xdplbCursor{Next: 3, FloodSince: nowTicks(t), FloodUntil: nowTicks(t) + 20, Floods: 1})
+	}
+
+	d.publish(tcpService("172.10.0.9:80", xdplbSchedulerSCHEDULER_RR, d.addReals(reals)...))
+	leave()
+	for i, in := range [][]byte{opening, later, later} {
+		if to, want := d.destination(t, in), d.hashed(client, reals); to != want {
+			t.Errorf("rr, packet %d: to %x, want %x", i, to, want)
+		}
+	}
+
+	settled := tcpService("172.10.0.9:80", xdplbSchedulerSCHEDULER_MH, real1)
+	d.publish(settled)
+	leave()
+	if to := d.destination(t, opening); to != real1MAC {
+		t.Errorf("mh: SYN to %x, want %x", to, real1MAC)
+	}
+	changed := tcpService("172.10.0.9:80", xdplbSchedulerSCHEDULER_MH, real2|unsettled)
+	changed.previous = []uint32{real1}
+	d.publish(changed)
+	for range 2 {
+		if to := d.destination(t, later); to != real1MAC {
+			t.Errorf("mh: ACK after the slot has changed to %x, want %x", to, real1MAC)
+		}
+	}
+}
+
 // TestHashedConnectionIsNotRecordedFromItsMiddle, or a flood of ACKs would fill the table.
 func TestHashedConnectionIsNotRecordedFromItsMiddle(t *testing.T) {
 	t.Parallel()

@@ -97,13 +97,14 @@ func (m *model) send(p modelPacket, now uint32) (xdplbReason, uint32) {
 		return isNoBackend, 0
 	}
 	backend := service.slots[slot]
-	if p.opens() || known {
-		if !hashing {
-			backend = service.slots[service.turn%uint64(len(service.slots))]
-		}
-		service.turn++
-	} else if service.previous != nil && service.previous[slot] != 0 {
+	switch {
+	case !hashing:
+		backend = service.slots[service.turn%uint64(len(service.slots))]
+	case !p.opens() && service.previous != nil && service.previous[slot] != 0:
 		backend = service.previous[slot]
+	}
+	if p.opens() || known {
+		service.turn++
 	}
 	if backend == unsettled {
 		return isNoBackend, 0

@@ -36,7 +36,7 @@ func hashFlow(keys [len(xdplbMeta{}.HashKeys)]uint64, client, vip netip.AddrPort
 	add(binary.NativeEndian.Uint32(ports[:]))
 	add(uint32(protocol))
 	second := (sum ^ sum>>32) * keys[1]
-	return flowHash{bucket: uint32(sum >> 32), tag: uint32(second >> 32), check: uint8(second>>24) &^ counted}
+	return flowHash{bucket: uint32(second >> 32), tag: uint32(second), check: uint8(second>>32) &^ counted}
 }
 
 // home is the bucket where the flow belongs, among so many (home_of in flow.h).

@@ -113,10 +113,15 @@ func (t *flowTable) lookAtTheClock() {
 	t.now = uint32((t.start + int64(time.Since(t.opened))) >> tickShift)
 }
 
-// isLive says whether packets follow an entry.
-func (t *flowTable) isLive(entry xdplbEntry) bool {
+// isCurrent says whether the backend of an entry is there.
+func (t *flowTable) isCurrent(entry xdplbEntry) bool {
 	id := entry.backend()
-	return id < uint32(len(t.targets)) && t.targets[id] == entry.Target && id != 0 && !entry.isExpired(t.now)
+	return id < uint32(len(t.targets)) && t.targets[id] == entry.Target && id != 0
+}
+
+// isLive says whether packets of every kind follow an entry.
+func (t *flowTable) isLive(entry xdplbEntry) bool {
+	return t.isCurrent(entry) && !entry.isExpired(t.now)
 }
 
 // walkAll visits every entry that is there, expired ones too.

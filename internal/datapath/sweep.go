@@ -109,16 +109,19 @@ type unsettledTable struct {
 	astray map[uint32]bool // slots of which a live flow is with another backend than the slot's
 }
 
-// findStrays looks for the flows that keep slots unsettled.
+// findStrays looks for the flows that keep slots unsettled: those too that have expired since they were swept, since
+// packets would still follow them.
 func (d *Datapath) findStrays(live *configuration, table *flowTable, due map[*service]*unsettledTable) {
 	owners := d.owners(live)
-	table.walk(func(bucket, way int, entry xdplbEntry) bool {
+	table.walkAll(func(bucket, way int, entry xdplbEntry) {
+		if !table.isCurrent(entry) {
+			return
+		}
 		owner := owners[entry.backend()]
 		if unsettled := due[owner.service]; unsettled != nil {
 			client, _ := table.origin(bucket, way, owner.service.Family)
 			unsettled.see(client, entry.backend())
 		}
-		return true
 	})
 }
 
