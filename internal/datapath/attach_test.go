@@ -477,6 +477,7 @@ func TestMissingFilesystem(t *testing.T) {
 	}
 	wantError(t, err, "ip netns exec", "--netns")
 	wantError(t, &FilesystemError{Dir: "/sys/fs/bpf"}, "mount -t bpf bpf /sys/fs/bpf")
+	wantError(t, &FilesystemError{Dir: "/sys/fs"}, "/sys/fs/bpf is the BPF filesystem itself: take a pin directory in it")
 }
 
 func TestMissingCapabilities(t *testing.T) {
@@ -516,8 +517,18 @@ func TestKernelVersions(t *testing.T) {
 		{6<<16 | 18<<8 | 4, nil},
 		{7 << 16, nil},
 	} {
-		if diff := cmp.Diff(test.want, kernelLacks(test.version)); diff != "" {
+		if diff := cmp.Diff(test.want, lacksByAge(test.version)); diff != "" {
 			t.Errorf("%#x (-want +got):\n%s", test.version, diff)
 		}
+	}
+}
+
+// TestMissingHelpers asks the kernel for what XDP programs of no kernel have, beside what they have here.
+func TestMissingHelpers(t *testing.T) {
+	t.Parallel()
+	testenv.Require(t, testenv.Root)
+	missing := missingHelpers(asm.FnRedirect, asm.FnSkbLoadBytes, asm.FnLoop)
+	if diff := cmp.Diff([]string{"the helper FnSkbLoadBytes in XDP programs"}, missing); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

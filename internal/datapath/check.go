@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -95,25 +96,29 @@ func checkKernel() error {
 	if err != nil {
 		return fmt.Errorf("reading the kernel's version: %w", err)
 	}
-	lacks := kernelLacks(version)
-	for _, kind := range []ebpf.MapType{ebpf.Array, ebpf.PerCPUArray, ebpf.Hash, ebpf.LRUHash, ebpf.ArrayOfMaps} {
-		if err := features.HaveMapType(kind); errors.Is(err, ebpf.ErrNotSupported) {
-			lacks = append(lacks, fmt.Sprintf("maps of type %s", kind))
-		}
-	}
-	for _, helper := range []asm.BuiltinFunc{asm.FnRedirect, asm.FnXdpAdjustHead, asm.FnKtimeGetCoarseNs} {
-		if err := features.HaveProgramHelper(ebpf.XDP, helper); errors.Is(err, ebpf.ErrNotSupported) {
-			lacks = append(lacks, fmt.Sprintf("the helper %s in XDP programs", helper))
-		}
-	}
+	lacks := slices.Concat(
+		lacksByAge(version),
+		missingHelpers(asm.FnRedirect, asm.FnXdpAdjustHead, asm.FnKtimeGetCoarseNs, asm.FnJiffies64, asm.FnLoop),
+	)
 	if len(lacks) == 0 {
 		return nil
 	}
 	return fmt.Errorf("this kernel lacks %s", strings.Join(lacks, ", "))
 }
 
-// kernelLacks judges a version as LINUX_VERSION_CODE writes it.
-func kernelLacks(version uint32) []string {
+// missingHelpers tries the helpers that the program calls, and names those that the kernel does not have. Its map types are
+// older than any kernel that can be met.
+func missingHelpers(helpers ...asm.BuiltinFunc) (missing []string) {
+	for _, helper := range helpers {
+		if err := features.HaveProgramHelper(ebpf.XDP, helper); errors.Is(err, ebpf.ErrNotSupported) {
+			missing = append(missing, fmt.Sprintf("the helper %s in XDP programs", helper))
+		}
+	}
+	return missing
+}
+
+// lacksByAge judges a version as LINUX_VERSION_CODE writes it.
+func lacksByAge(version uint32) []string {
 	major, minor := version>>16, version>>8&0xff
 	if major > minimumMajor || major == minimumMajor && minor >= minimumMinor {
 		return nil

@@ -5,6 +5,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -97,6 +98,9 @@ func (e *FilesystemError) Error() string {
 	if e.PrivateMounts {
 		return fmt.Sprintf("no BPF filesystem at %s, and this process has mounts of its own, as under \"ip netns exec\", "+
 			"where pins would vanish: enter the network namespace alone (--netns, or nsenter --net=/run/netns/NAME)", e.Dir)
+	}
+	if e.Dir == filepath.Dir(defaultFilesystem) {
+		return fmt.Sprintf("%s is the BPF filesystem itself: take a pin directory in it, such as %[1]s/xdplb", defaultFilesystem)
 	}
 	if e.Dir != defaultFilesystem {
 		return fmt.Sprintf("%s is not on a BPF filesystem: take a pin directory under %s", e.Dir, defaultFilesystem)
