@@ -18,6 +18,7 @@ static __always_inline int verdict(enum reason reason)
 		return XDP_TX;
 	case REASON_REDIRECT:
 		return XDP_REDIRECT;
+	case REASON_LOCAL:
 	case REASON_NOT_IP:
 	case REASON_OTHER_PROTOCOL:
 	case REASON_NO_SERVICE:

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The way out: TTL, VLAN, MAC addresses, and the interface. Nothing else of the frame changes. */
+/*
+ * The way out: TTL, VLAN, MAC addresses, and the interface. Nothing else of the frame changes, and
+ * nothing at all of one that the director's own stack gets.
+ */
 #ifndef XDPLB_FORWARD_H
 #define XDPLB_FORWARD_H
 
@@ -108,6 +111,17 @@ static __always_inline void set_macs(struct ethhdr *eth, __u64 destination, __u6
 	*(__u32 *)((void *)eth + sizeof(__u64)) = source >> 16;
 }
 
+/* Where no MAC address is known: the backend may be the director itself. */
+static __always_inline enum reason keep(const struct packet *p, __u32 id, struct next_hop to)
+{
+	if (!is_addressed_to_us(p))
+		return REASON_OTHER_HOST;
+	if (to.egress != EGRESS_LOCAL)
+		return REASON_NO_NEIGHBOUR;
+	count_packet(id, p->bytes);
+	return REASON_LOCAL;
+}
+
 static __always_inline enum reason forward(struct packet *p, struct family family, __u32 id)
 {
 	const struct backend *backend = bpf_map_lookup_elem(&backends, &id);
@@ -120,8 +134,8 @@ static __always_inline enum reason forward(struct packet *p, struct family famil
 	if (!backend)
 		return REASON_INTERNAL;
 	to.word = *(const volatile __u64 *)&backend->next_hop;
-	if (!MAC_OF(to.word)) /* without an egress perhaps */
-		return is_addressed_to_us(p) ? REASON_NO_NEIGHBOUR : REASON_OTHER_HOST;
+	if (!MAC_OF(to.word))
+		return keep(p, id, to.hop);
 	index = to.hop.egress;
 	egress = bpf_map_lookup_elem(&egresses, &index);
 	if (!egress)

@@ -251,6 +251,7 @@ const struct {
 	enum check check;
 	enum load_unit load_unit;
 	enum scheduler_flag scheduler_flag;
+	enum egress_index egress_index;
 	struct member member;
 } described SEC(".described");
 

@@ -80,6 +80,7 @@ enum timeout {
 enum reason {
 	REASON_TX,	 /* sent to its backend out of the interface that it came in by */
 	REASON_REDIRECT, /* sent to its backend out of another interface */
+	REASON_LOCAL,	 /* passed to the director's own stack, which is its backend */
 	/* passed to the director's own stack */
 	REASON_NOT_IP,		   /* ARP, LLDP, more than two VLAN tags, ... */
 	REASON_OTHER_PROTOCOL,	   /* IP, but no TCP, UDP or ICMP error: ping, ND, ... */
@@ -206,9 +207,14 @@ struct backend_columns {
 
 /* Where a backend's frames go: one word. */
 struct next_hop {
-	__u8 mac[6];  /* all zero: not known */
-	__u16 egress; /* index of egresses, 0: none */
+	__u8 mac[6];  /* all zero: not known, or none */
+	__u16 egress; /* index of egresses, 0: none, EGRESS_LOCAL */
 } __attribute__((aligned(8)));
+
+/* Indexes of egresses that are none. */
+enum egress_index {
+	EGRESS_LOCAL = 0xffff, /* the director's own stack */
+};
 
 /*
  * A backend is one real server of one service. Its generation is raised when it is removed, and

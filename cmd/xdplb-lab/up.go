@@ -50,6 +50,7 @@ or none, to see what happens then.`,
 	flags.SortFlags = false
 	flags.IntVar(&o.Backends, "backends", 2, "`N` real servers")
 	flags.IntVar(&o.Directors, "directors", 1, "`N` directors, 1 or 2")
+	flags.BoolVar(&o.LocalNodes, "local-nodes", false, "let the directors serve pages too, as backends of their own")
 	flags.BoolVar(&o.IPv6, "ipv6", false, "give every host IPv6 addresses beside the IPv4 ones")
 	flags.StringVar(&arp, "arp", arp, "keep the VIP's ARP entry with the director by `MODE`: static, sysctl, filter or none")
 	return cmd

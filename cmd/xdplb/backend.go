@@ -32,7 +32,10 @@ func backendAddCommand(env *environment) *cobra.Command {
 
 Its MAC address and the interface that leads to it are the kernel's neighbour entry, for which the segment is asked
 if need be. A backend that does not answer, or is not on a directly connected network of an attached interface, is
-refused; --mac, --dev and --vlan override.`,
+refused; --mac, --dev and --vlan override.
+
+A backend whose address is the director's own (the VIP, a loopback address or any other that it has) is the director
+itself: its connections go to the host's own stack, which must have the VIP ("xdplb vip add").`,
 		Example: `  xdplb backend add 192.168.60.8
   xdplb backend add 192.168.60.9 --service 172.10.0.9:80 --weight 3
   xdplb backend add 2001:db8::8 --service [2001:db8::64]:443
@@ -56,7 +59,11 @@ refused; --mac, --dev and --vlan override.`,
 		if err := add(&state); err != nil {
 			return err
 		}
-		if backend.Hop, err = hop.find(env, where.addr, attached); err != nil {
+		key, err := where.in(&state)
+		if err != nil {
+			return err
+		}
+		if backend.Hop, err = hop.find(env, key, where.addr, attached); err != nil {
 			return err
 		}
 		return env.changeService(where.serviceChoice, add)
@@ -93,7 +100,11 @@ by hand, --mac auto does so.`,
 			if backend.Hop.Static && !hop.given() {
 				return withHint(fmt.Errorf("backend %s was given its MAC address by hand", where.addr), "to find it on the segment: --mac auto")
 			}
-			if found, err = hop.find(env, where.addr, attached); err != nil {
+			key, err := where.in(&state)
+			if err != nil {
+				return err
+			}
+			if found, err = hop.find(env, key, where.addr, attached); err != nil {
 				return err
 			}
 		}
@@ -209,7 +220,7 @@ func backendListCommand(env *environment) *cobra.Command {
 		Use:   "list",
 		Short: "List backends and where their packets are sent",
 		Long: `List the backends of a service, or of all, and where their packets are sent. "by hand" are MAC addresses given with
---mac; a backend whose MAC address is "unknown" gets no new connections.`,
+--mac; a backend whose MAC address is "unknown" gets no new connections; one that is "local" is the director itself.`,
 		Example: `  xdplb backend list
   xdplb backend list --service 172.10.0.9:80 --json`,
 		Args: takes(),

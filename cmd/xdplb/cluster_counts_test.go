@@ -50,12 +50,12 @@ func TestClusterCounts(t *testing.T) {
 	}
 }
 
-// listed sums ActiveConn and InActConn of the listing.
-func (c *cluster) listed() (active, inactive int) {
+// listed sums ActiveConn and InActConn of the backends with a forwarding method.
+func (c *cluster) listed(forward string) (active, inactive int) {
 	c.t.Helper()
 	for line := range strings.Lines(c.director("list -n")) {
 		fields := strings.Fields(line)
-		if len(fields) != 6 || fields[2] != "Route" {
+		if len(fields) != 6 || fields[2] != forward {
 			continue
 		}
 		for i, sum := range []*int{&active, &inactive} {
@@ -67,11 +67,16 @@ func (c *cluster) listed() (active, inactive int) {
 	return active, inactive
 }
 
-// wantListed waits until the listing shows so many connections: a FIN may be on its way yet.
+// wantListed waits until the listing shows so many connections of real servers: a FIN may be on its way yet.
 func (c *cluster) wantListed(when string, wantActive, wantInactive int) {
 	c.t.Helper()
+	c.wantListedAs("Route", when, wantActive, wantInactive)
+}
+
+func (c *cluster) wantListedAs(forward, when string, wantActive, wantInactive int) {
+	c.t.Helper()
 	for start := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		active, inactive := c.listed()
+		active, inactive := c.listed(forward)
 		if active == wantActive && inactive == wantInactive {
 			return
 		}

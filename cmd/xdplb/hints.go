@@ -50,7 +50,6 @@ func hint(err error) string {
 		forbidden *datapath.CapabilityError
 		unreached *neigh.NotConnectedError
 		silent    *neigh.NoAnswerError
-		itself    *neigh.OwnAddressError
 	)
 	switch {
 	case errors.As(err, &own):
@@ -77,8 +76,6 @@ func hint(err error) string {
 		return "direct routing reaches backends on the segments of attached interfaces only: attach the one that leads there, or give --mac and --dev"
 	case errors.As(err, &silent):
 		return "is the host up? if it is and does not answer on purpose, give --mac and --dev"
-	case errors.As(err, &itself):
-		return "a director cannot be its own backend: xdplb never hands packets to the local stack for a service"
 	case errors.Is(err, lb.ErrExists):
 		return `see what there is with "xdplb list -n", change it with "set"`
 	case errors.Is(err, lb.ErrNotFound):

@@ -4,7 +4,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -48,7 +50,18 @@ func (f *hopFlags) given() bool {
 }
 
 // find returns the next hop that the flags say, or asks the segment for it.
-func (f *hopFlags) find(env *environment, addr netip.Addr, attached interfaces) (lb.NextHop, error) {
+func (f *hopFlags) find(env *environment, service lb.ServiceKey, addr netip.Addr, attached interfaces) (lb.NextHop, error) {
+	hop, err := f.ask(env, service, addr, attached)
+	if err == nil && hop.Local {
+		err = env.warnOfVIP(service.Addr.Addr())
+	}
+	return hop, err
+}
+
+func (f *hopFlags) ask(env *environment, service lb.ServiceKey, addr netip.Addr, attached interfaces) (lb.NextHop, error) {
+	if service.MustBeLocal(addr) && !f.given() {
+		return lb.NextHop{Local: true}, nil
+	}
 	if f.mac != [6]byte{} {
 		ifindex, err := attached.index(f.dev)
 		return lb.NextHop{MAC: f.mac, Ifindex: ifindex, VLAN: f.vlan, Static: true}, err
@@ -65,7 +78,9 @@ func (f *hopFlags) find(env *environment, addr netip.Addr, attached interfaces) 
 		candidates = []int{ifindex}
 	}
 	defer env.slow("waiting for " + addr.String() + " to answer")()
-	return neigh.Resolve(env.ctx, addr, candidates)
+	var found answer
+	found.hop, found.err = neigh.Resolve(env.ctx, addr, candidates)
+	return found.hop, found.takeLocal()
 }
 
 const (
@@ -86,6 +101,44 @@ type question struct {
 type answer struct {
 	hop lb.NextHop
 	err error
+}
+
+// takeLocal makes an answer of the error that the address is the director's own. It returns any other.
+func (a *answer) takeLocal() error {
+	if errors.As(a.err, new(*neigh.OwnAddressError)) {
+		*a = answer{hop: lb.NextHop{Local: true}}
+	}
+	return a.err
+}
+
+// warnOfLocal warns of services with local backends for whose connections the director has no address.
+func (env *environment) warnOfLocal(state lb.State) error {
+	warned := make(map[netip.Addr]bool)
+	for i := range state.Services {
+		vip := state.Services[i].Addr.Addr()
+		isLocal := func(b lb.Backend) bool { return b.Hop.Local }
+		if warned[vip] || !slices.ContainsFunc(state.Services[i].Backends, isLocal) {
+			continue
+		}
+		warned[vip] = true
+		if err := env.warnOfVIP(vip); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// warnOfVIP warns if the director, which is to serve connections to a VIP, does not have it.
+func (env *environment) warnOfVIP(address netip.Addr) error {
+	held, err := neigh.Addresses()
+	if err != nil {
+		return err
+	}
+	has := func(a neigh.Address) bool { return a.Prefix.Addr() == address }
+	if !slices.ContainsFunc(held, has) {
+		env.warn("this host does not have %s, and so cannot be a backend for it until it does: see \"xdplb vip add --help\"", address)
+	}
+	return nil
 }
 
 // findAll asks the segments for many backends side by side. Its own error is that of an interrupted command.

@@ -60,6 +60,9 @@ func (env *environment) findHops(wanted lb.State, attached interfaces) error {
 	for i := range wanted.Services {
 		for j := range wanted.Services[i].Backends {
 			backend := &wanted.Services[i].Backends[j]
+			if !backend.Hop.Known() && wanted.Services[i].MustBeLocal(backend.Addr) {
+				backend.Hop = lb.NextHop{Local: true}
+			}
 			if backend.Hop.Known() {
 				continue
 			}
@@ -75,12 +78,12 @@ func (env *environment) findHops(wanted lb.State, attached interfaces) error {
 		return err
 	}
 	for i, q := range questions {
-		if err := answers[i].err; err != nil {
+		if err := answers[i].takeLocal(); err != nil {
 			env.warn("backend %s gets no connections until \"xdplb backend set %s\" finds it: %v", q.addr, q.addr, err)
 		}
 		for _, backend := range waiting[q] {
 			backend.Hop = answers[i].hop
 		}
 	}
-	return nil
+	return env.warnOfLocal(wanted)
 }

@@ -31,6 +31,7 @@ type backendView struct {
 	VLAN      uint16       `json:"vlan,omitempty"`
 	MAC       string       `json:"mac"` // "": not known
 	Static    bool         `json:"static"`
+	Local     bool         `json:"local,omitempty"` // the director itself
 	Active    *uint64      `json:"active_connections,omitempty"`
 	Inactive  *uint64      `json:"inactive_connections,omitempty"`
 	Total     *trafficView `json:"total,omitempty"`
@@ -112,8 +113,9 @@ func newBackendView(b lb.Backend, attached interfaces) backendView {
 		Interface: attached.name(b.Hop.Ifindex),
 		VLAN:      b.Hop.VLAN,
 		Static:    b.Hop.Static,
+		Local:     b.Hop.Local,
 	}
-	if b.Hop.Known() {
+	if b.Hop.MAC != [6]byte{} {
 		view.MAC = net.HardwareAddr(b.Hop.MAC[:]).String()
 	}
 	return view
@@ -129,6 +131,8 @@ func (v backendView) row() []string {
 	}
 	mac, found := v.MAC, "on the segment"
 	switch {
+	case v.Local:
+		mac, found = "-", "local"
 	case v.Static:
 		found = "by hand"
 	case mac == "":

@@ -152,7 +152,7 @@ func TestReadRefuses(t *testing.T) {
 		{backend + "        vlan: 100\n", "f:5:15: vlan needs mac: a backend that is found is found with its VLAN"},
 		{backend + "      - address: 192.168.60.8\n", "f:5:9: backend 192.168.60.8 of TCP 172.10.0.9:80 already exists, at f:4:18"},
 		{backend + "      - address: 2001:db8::8\n", "f:5:18: backend 2001:db8::8 is IPv6, the service TCP 172.10.0.9:80 is IPv4"},
-		{backend + "      - address: 127.0.0.1\n", "f:5:18: backend 127.0.0.1 is a loopback address"},
+		{backend + "      - address: 224.0.0.1\n", "f:5:18: backend 224.0.0.1 is a multicast address"},
 		{"services: &a\n  - *a\n", "f:1:11: want keys (address, protocol, scheduler, backends), got a list"},
 	} {
 		file, err := config.Read("f", strings.NewReader(tt.text))

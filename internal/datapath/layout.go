@@ -396,6 +396,10 @@ func (p *planner) keepBackend(was *backend, service uint32, now *backend) error 
 // setHop computes a backend's next hop word, and takes an egress for it.
 func (p *planner) setHop(b *backend) (err error) {
 	b.word = xdplbNextHop{Mac: b.Hop.MAC}
+	if b.Hop.Local {
+		b.word.Egress = uint16(xdplbEgressIndexEGRESS_LOCAL)
+		return nil
+	}
 	if b.Hop.Ifindex == 0 {
 		if b.Hop.Known() || b.Hop.VLAN != 0 {
 			return fmt.Errorf("next hop %s has no interface", b.Hop)

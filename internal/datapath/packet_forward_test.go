@@ -61,6 +61,19 @@ func forwardCases() []packetCase {
 		fails("hop limit used up", frame(ip6(hopLimit(n)), syn(portPlain)), isTTLExceeded)
 		fails("TTL used up, before a tag is pushed", frame(ip4(ttl(n)), syn(portVLAN)), isTTLExceeded)
 	}
+	// the director's own stack gets them as they came
+	local := frame(ip4(), syn(portLocal))
+	fails("to the director itself", local, isLocal)
+	fails("to the director itself, IPv6", frame(ip6(), udp(portLocal)), isLocal)
+	fails("to the director itself, tag kept", frame(tag(6), ip4(), udp(portLocal)), isLocal)
+	fails("to the director itself, its last hop", frame(ip4(ttl(1)), syn(portLocal)), isLocal)
+	fails("to the director itself, longer than any MTU", frame(ip4(), udp(portLocal), data(1600)), isLocal)
+	cases = append(cases,
+		packetCase{name: "known flow of the director itself", reason: isLocal,
+			before: [][]byte{local}, in: frame(ip4(), ack(portLocal))},
+		packetCase{name: "flooded frame of such a flow", reason: isOtherHost,
+			before: [][]byte{local}, in: frameBetween(routerMAC, real1MAC, ip4(), ack(portLocal))},
+	)
 	fails("backend without MAC", frame(ip4(), syn(portUnknown)), isNoNeighbour)
 	fails("backend without MAC, IPv6", frame(ip6(), udp(portUnknown)), isNoNeighbour)
 	fails("backend whose egress does not exist", frame(ip4(), syn(portNoEgress)), isInternal)

@@ -25,6 +25,7 @@ import (
 const (
 	isTX                = xdplbReasonREASON_TX
 	isRedirect          = xdplbReasonREASON_REDIRECT
+	isLocal             = xdplbReasonREASON_LOCAL
 	isNotIP             = xdplbReasonREASON_NOT_IP
 	isOtherProtocol     = xdplbReasonREASON_OTHER_PROTOCOL
 	isNoService         = xdplbReasonREASON_NO_SERVICE
@@ -108,6 +109,7 @@ const (
 	real1NoEgress
 	real1ZeroEgress
 	real1SmallMTU
+	realLocal   // the director itself
 	backendRoom = 1024
 
 	noSuchBackend = backendRoom
@@ -215,6 +217,7 @@ func newRig(tb testing.TB, change ...func(*ebpf.CollectionSpec)) *rig {
 		real1NoEgress:      {Mac: real1MAC, Egress: egressRoom},
 		real1ZeroEgress:    {Mac: real1MAC},
 		real1SmallMTU:      {Mac: real1MAC, Egress: egressSmallMTU},
+		realLocal:          {Egress: uint16(xdplbEgressIndexEGRESS_LOCAL)},
 	} {
 		d.setHop(id, hop)
 		d.setGeneration(id, generation(id))
@@ -584,6 +587,7 @@ const (
 	portNoEgress
 	portZeroEgress
 	portSmallMTU
+	portLocal
 	portEmpty
 	portHashed // to real1 too
 	portNoSuchBackend
@@ -601,6 +605,7 @@ func worldServices() []virtual {
 		portNoEgress:      {real1NoEgress},
 		portZeroEgress:    {real1ZeroEgress},
 		portSmallMTU:      {real1SmallMTU},
+		portLocal:         {realLocal},
 		portEmpty:         nil,
 		portNoSuchBackend: {noSuchBackend},
 	} {

@@ -19,6 +19,7 @@ func reasonTexts() [xdplbReasonREASON_COUNT]Reason {
 	return [...]Reason{
 		xdplbReasonREASON_TX:                 {"tx", "TX", "sent to a backend out of the same interface", 0},
 		xdplbReasonREASON_REDIRECT:           {"redirect", "REDIRECT", "sent to a backend out of another interface", 0},
+		xdplbReasonREASON_LOCAL:              {"local", "PASS", "for a backend that is the director itself", 0},
 		xdplbReasonREASON_NOT_IP:             {"not_ip", "PASS", "not IP: ARP, LLDP, more than two VLAN tags", 0},
 		xdplbReasonREASON_OTHER_PROTOCOL:     {"other_protocol", "PASS", "IP, but neither TCP nor UDP nor an ICMP error", 0},
 		xdplbReasonREASON_NO_SERVICE:         {"no_service", "PASS", "address, port and protocol are no service", 0},

@@ -187,6 +187,7 @@ func (d *Datapath) readBackend(id uint32, columns *xdplbBackendColumns) backend 
 		base: columns.Base,
 	}
 	b.Hop.MAC = b.word.Mac
+	b.Hop.Local = b.word.Egress == uint16(xdplbEgressIndexEGRESS_LOCAL)
 	if egress := uint32(b.word.Egress); egress != 0 && egress < d.egresses.count {
 		way := d.egresses.get(egress)
 		b.Hop.Ifindex, b.Hop.VLAN = int(way.Ifindex), way.Vlan

@@ -91,6 +91,12 @@ type xdplbEgress struct {
 	Mtu     uint32
 }
 
+type xdplbEgressIndex uint32
+
+const (
+	xdplbEgressIndexEGRESS_LOCAL xdplbEgressIndex = 65535
+)
+
 type xdplbEntry struct {
 	_      structs.HostLayout
 	Target uint32
@@ -199,22 +205,23 @@ type xdplbReason uint32
 const (
 	xdplbReasonREASON_TX                 xdplbReason = 0
 	xdplbReasonREASON_REDIRECT           xdplbReason = 1
-	xdplbReasonREASON_NOT_IP             xdplbReason = 2
-	xdplbReasonREASON_OTHER_PROTOCOL     xdplbReason = 3
-	xdplbReasonREASON_NO_SERVICE         xdplbReason = 4
-	xdplbReasonREASON_OTHER_HOST         xdplbReason = 5
-	xdplbReasonREASON_MALFORMED          xdplbReason = 6
-	xdplbReasonREASON_NO_BACKEND         xdplbReason = 7
-	xdplbReasonREASON_NO_CONNECTION      xdplbReason = 8
-	xdplbReasonREASON_ICMP_UNMATCHED     xdplbReason = 9
-	xdplbReasonREASON_FRAGMENT_UNMATCHED xdplbReason = 10
-	xdplbReasonREASON_TTL_EXCEEDED       xdplbReason = 11
-	xdplbReasonREASON_NO_NEIGHBOUR       xdplbReason = 12
-	xdplbReasonREASON_FLOW_TABLE_FULL    xdplbReason = 13
-	xdplbReasonREASON_TOO_BIG            xdplbReason = 14
-	xdplbReasonREASON_NO_HEADROOM        xdplbReason = 15
-	xdplbReasonREASON_INTERNAL           xdplbReason = 16
-	xdplbReasonREASON_COUNT              xdplbReason = 17
+	xdplbReasonREASON_LOCAL              xdplbReason = 2
+	xdplbReasonREASON_NOT_IP             xdplbReason = 3
+	xdplbReasonREASON_OTHER_PROTOCOL     xdplbReason = 4
+	xdplbReasonREASON_NO_SERVICE         xdplbReason = 5
+	xdplbReasonREASON_OTHER_HOST         xdplbReason = 6
+	xdplbReasonREASON_MALFORMED          xdplbReason = 7
+	xdplbReasonREASON_NO_BACKEND         xdplbReason = 8
+	xdplbReasonREASON_NO_CONNECTION      xdplbReason = 9
+	xdplbReasonREASON_ICMP_UNMATCHED     xdplbReason = 10
+	xdplbReasonREASON_FRAGMENT_UNMATCHED xdplbReason = 11
+	xdplbReasonREASON_TTL_EXCEEDED       xdplbReason = 12
+	xdplbReasonREASON_NO_NEIGHBOUR       xdplbReason = 13
+	xdplbReasonREASON_FLOW_TABLE_FULL    xdplbReason = 14
+	xdplbReasonREASON_TOO_BIG            xdplbReason = 15
+	xdplbReasonREASON_NO_HEADROOM        xdplbReason = 16
+	xdplbReasonREASON_INTERNAL           xdplbReason = 17
+	xdplbReasonREASON_COUNT              xdplbReason = 18
 )
 
 type xdplbScheduler uint32

@@ -47,7 +47,7 @@ nonsense
 5: approximated: -a -t 172.10.0.9:80 -r 192.168.60.9:8080 -g -w 2: real server 192.168.60.9: direct routing cannot change the port 80 to 8080: the real server must listen on 80
 6: approximated: -A -t 172.10.0.9:443 -s sh: sh has another hash than LVS: a client's new connections may go to another real server
 7: refused: -a -t 172.10.0.9:443 -r 192.168.60.7:443 -i -w 1: -i: xdplb forwards by direct routing only: use -g, with the VIP on the real server's lo
-8: refused: -a -t 172.10.0.9:443 -r 172.10.0.9:443 -g: backend 172.10.0.9 of TCP 172.10.0.9:443: the VIP itself: xdplb's data plane does not have it yet
+8: taken: -a -t 172.10.0.9:443 -r 172.10.0.9:443 -g
 9: refused: -A -f 7 -s lc: -f: firewall marks are set after XDP has seen a packet: name the service with -t, -u or --sctp-service
 10: left out: -Z: counters begin at zero
 11: refused: -a -t 172.10.0.9:99 -r 192.168.60.8:99: Service not defined

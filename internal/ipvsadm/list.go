@@ -169,9 +169,17 @@ func (l *Listing) backendRow(s *lb.Service, b *lb.Backend) string {
 	case PersistentConns:
 		return row + fmt.Sprintf(" %-9d %-11d %-10d %-10d\n", b.Weight, n.Persistent, n.Active, n.Inactive)
 	case TunnelInfo:
-		return row + fmt.Sprintf(" %-7s %-13s %-6d %-10d %-10d\n", "Route", "n/a", b.Weight, n.Active, n.Inactive)
+		return row + fmt.Sprintf(" %-7s %-13s %-6d %-10d %-10d\n", forward(b), "n/a", b.Weight, n.Active, n.Inactive)
 	}
-	return row + fmt.Sprintf(" %-7s %-6d %-10d %-10d\n", "Route", b.Weight, n.Active, n.Inactive)
+	return row + fmt.Sprintf(" %-7s %-6d %-10d %-10d\n", forward(b), b.Weight, n.Active, n.Inactive)
+}
+
+// forward is the forwarding method. A local backend's shows in listings only: it is saved as -g.
+func forward(b *lb.Backend) string {
+	if b.Hop.Local {
+		return "Local"
+	}
+	return "Route"
 }
 
 // name is ADDRESS:PORT with the port of the service.

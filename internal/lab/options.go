@@ -42,6 +42,7 @@ type Options struct {
 	ARP         ARPMode `json:"arp"`          // "" means ARPSysctl
 	Directors   int     `json:"directors"`    // 1 or 2; 0 means 1
 	WebServers  bool    `json:"web_servers"`  // nginx on every real server
+	LocalNodes  bool    `json:"local_nodes"`  // and on every director too, if on any host
 	Bare        bool    `json:"bare"`         // the real servers are plain hosts yet: no VIP, no default route
 }
 

@@ -42,7 +42,7 @@ func forgetRealServers(o Options) error {
 	}
 	defer l.Close()
 	for _, h := range l.hosts {
-		if h.Role != RoleReal {
+		if h.Role != RoleReal && h.Role != RoleDirector { // a director may be one too
 			continue
 		}
 		if h.ns, err = netns.GetFromName(Namespace(h.Name)); err != nil {

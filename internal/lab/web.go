@@ -56,11 +56,11 @@ http {
 }
 `
 
-// startWebServers starts nginx on every real server and waits until each accepts connections.
+// startWebServers starts nginx on every host that is to serve, and waits until each accepts connections.
 func (l *Lab) startWebServers(ctx context.Context) error {
 	var reals []*Host
 	for _, h := range l.hosts {
-		if h.Role == RoleReal {
+		if h.Role == RoleReal || h.Role == RoleDirector && l.Options.LocalNodes {
 			reals = append(reals, h)
 		}
 	}

@@ -57,10 +57,17 @@ func ParseVIP(word string) (netip.Addr, error) {
 	return parseAddr("VIP", word, validateVIP)
 }
 
-// ParseBackendAddr reads a real server's address, which must be of the same kind as a VIP, but may be link-local. The
-// error is an ErrInvalid and names the address.
+// ParseBackendAddr reads a real server's address, which must be of the same kind as a VIP, but may be link-local, or a
+// loopback address, which is the director itself. The error is an ErrInvalid and names the address.
 func ParseBackendAddr(word string) (netip.Addr, error) {
-	return parseAddr("backend", word, func(addr netip.Addr) error { return validateUnicast("backend", addr) })
+	return parseAddr("backend", word, validateBackendAddr)
+}
+
+func validateBackendAddr(addr netip.Addr) error {
+	if addr.IsLoopback() && addr.Zone() == "" && !addr.Is4In6() {
+		return nil
+	}
+	return validateUnicast("backend", addr)
 }
 
 func parseAddr(role, word string, validate func(netip.Addr) error) (netip.Addr, error) {

@@ -117,14 +117,14 @@ func TestParseWeight(t *testing.T) {
 
 func TestParseBackendAddr(t *testing.T) {
 	t.Parallel()
-	for _, word := range []string{"192.168.60.8", "2001:db8::8"} {
+	for _, word := range []string{"192.168.60.8", "2001:db8::8", "127.0.0.1", "::1"} {
 		if got, err := lb.ParseBackendAddr(word); err != nil || got != netip.MustParseAddr(word) {
 			t.Errorf("ParseBackendAddr(%q) = %s, %v", word, got, err)
 		}
 	}
 	for word, want := range map[string]string{
 		"192.168.60.8:80": `backend "192.168.60.8:80" is not an IP address`,
-		"127.0.0.1":       "backend 127.0.0.1 is a loopback address",
+		"0.0.0.0":         "backend 0.0.0.0 is the unspecified address",
 		"239.1.2.3":       "backend 239.1.2.3 is a multicast address",
 	} {
 		_, err := lb.ParseBackendAddr(word)

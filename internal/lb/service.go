@@ -61,8 +61,9 @@ type Backend struct {
 }
 
 // NextHop is where a backend's frames are sent. The zero MAC means that it is not known (yet): such a backend gets no
-// new flows.
+// new flows, unless it is the director itself.
 type NextHop struct {
+	Local   bool // the director's own stack; the rest is zero
 	MAC     [6]byte
 	Ifindex int    // of an attached interface
 	VLAN    uint16 // 0: the frame keeps its tags as they are; 1..MaxVLAN: its outer tag gets this id, or one is pushed
@@ -89,6 +90,12 @@ func (k ServiceKey) validate() error {
 		return err
 	}
 	return k.Protocol.validate()
+}
+
+// MustBeLocal says whether a backend of the service can only be the director itself: one of the VIP, or of a loopback
+// address. Whether another address is the director's, the host knows.
+func (k ServiceKey) MustBeLocal(backend netip.Addr) bool {
+	return backend.IsLoopback() || backend == k.Addr.Addr()
 }
 
 // Backend finds a backend by its address. The pointer is into the service and good until its backends change.
@@ -171,11 +178,13 @@ func (p Persistence) validate(bits int) error {
 
 // validateBackend checks one backend of the service by itself.
 func (s *Service) validateBackend(b *Backend) error {
-	if err := validateUnicast("backend", b.Addr); err != nil {
+	if err := validateBackendAddr(b.Addr); err != nil {
 		return fmt.Errorf("service %s: %w", s.ServiceKey, err)
 	}
 	vip := s.Addr.Addr()
 	switch {
+	case s.MustBeLocal(b.Addr) && b.Hop.Known() && !b.Hop.Local:
+		return invalidf("backend %s of %s is the director itself: it has no MAC address", b.Addr, s.ServiceKey)
 	case b.Addr.Is4() && !vip.Is4():
 		return invalidf("backend %s is IPv4, the service %s is IPv6", b.Addr, s.ServiceKey)
 	case !b.Addr.Is4() && vip.Is4():
@@ -196,12 +205,15 @@ func (s *Service) validateBackend(b *Backend) error {
 
 // Known says whether frames can be sent there: a backend with an unknown next hop gets no new flows.
 func (h NextHop) Known() bool {
-	return h.MAC != [6]byte{}
+	return h.Local || h.MAC != [6]byte{}
 }
 
-// String describes the next hop in one line: "02:00:00:00:00:08 on interface 3, VLAN 100, static", "unknown".
+// String describes the next hop in one line: "02:00:00:00:00:08 on interface 3, VLAN 100, static", "local", "unknown".
 func (h NextHop) String() string {
 	var b strings.Builder
+	if h.Local {
+		return "local"
+	}
 	if h.Known() {
 		fmt.Fprintf(&b, "%02x:%02x:%02x:%02x:%02x:%02x", h.MAC[0], h.MAC[1], h.MAC[2], h.MAC[3], h.MAC[4], h.MAC[5])
 	} else {
@@ -221,6 +233,8 @@ func (h NextHop) String() string {
 
 func (h NextHop) validate() error {
 	switch {
+	case h.Local && h != NextHop{Local: true}:
+		return invalidf("a local backend has no MAC address, interface or VLAN")
 	case h.MAC[0]&1 != 0:
 		return invalidf("MAC %02x:%02x:%02x:%02x:%02x:%02x is a group address, not one host's",
 			h.MAC[0], h.MAC[1], h.MAC[2], h.MAC[3], h.MAC[4], h.MAC[5])

@@ -23,11 +23,8 @@ func Supported(s State) error {
 			return fmt.Errorf("service %s: %s: %w", service.ServiceKey, what, ErrUnsupported)
 		}
 		for j := range service.Backends {
-			switch b := &service.Backends[j]; {
-			case b.Upper != 0:
+			if b := &service.Backends[j]; b.Upper != 0 {
 				return fmt.Errorf("backend %s of %s: a connection threshold: %w", b.Addr, service.ServiceKey, ErrUnsupported)
-			case b.Addr == service.Addr.Addr():
-				return fmt.Errorf("backend %s of %s: the VIP itself: %w", b.Addr, service.ServiceKey, ErrUnsupported)
 			}
 		}
 	}
