@@ -41,9 +41,15 @@ static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
 static __always_inline bool is_addressed_to_us(const struct packet *p)
 {
 	__u32 ifindex = p->ctx->ingress_ifindex;
-	const struct interface *in = bpf_map_lookup_elem(&interfaces, &ifindex);
 
-	return in && same_mac(p->eth->h_dest, in->mac);
+	for (__u32 n = 0; n < INTERFACE_PLACES; n++) {
+		__u32 place = (ifindex + n) % INTERFACES;
+		const struct interface *in = bpf_map_lookup_elem(&interfaces, &place);
+
+		if (in && *(const volatile __u32 *)&in->ifindex == ifindex)
+			return same_mac(p->eth->h_dest, in->mac);
+	}
+	return false;
 }
 
 /* One hop less, with the checksum adjusted for it (RFC 1141). */

@@ -235,11 +235,13 @@ struct egress {
 	__u32 mtu;     /* word 1: bytes of IP */
 };
 
-/* An interface that carries the program; key: ifindex. One word. */
+/* An interface that carries the program. */
 struct interface {
-	__u8 mac[6];
+	__u8 mac[6]; /* word 0 */
 	__u8 zero[2];
-};
+	__u32 ifindex; /* word 1; 0: free */
+	__u32 zero1;
+} __attribute__((aligned(8)));
 
 /* ---- Flows ---- */
 
@@ -403,7 +405,7 @@ ASSERT_SIZE(struct backend_columns, 56);
 ASSERT_SIZE(struct next_hop, 8);
 ASSERT_SIZE(struct backend, 16);
 ASSERT_SIZE(struct egress, 16);
-ASSERT_SIZE(struct interface, 8);
+ASSERT_SIZE(struct interface, 16);
 ASSERT_SIZE(struct flow_key4, 16);
 ASSERT_SIZE(struct flow_key6, 40);
 ASSERT_SIZE(struct fragment_key, 40);

@@ -107,9 +107,11 @@ type drivenFragmentKey struct {
 }
 
 type drivenInterface struct {
-	_    structs.HostLayout
-	Mac  [6]uint8
-	Zero [2]uint8
+	_       structs.HostLayout
+	Mac     [6]uint8
+	Zero    [2]uint8
+	Ifindex uint32
+	Zero1   uint32
 }
 
 type drivenKnobs struct {

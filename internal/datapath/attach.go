@@ -132,7 +132,8 @@ func (d *Datapath) attach(device netlink.Link, mode Mode) (Attachment, error) {
 	}
 	why, err := d.attachLink(device, mode)
 	if err != nil {
-		return Attachment{}, errors.Join(fmt.Errorf("attaching to %s: %w", name, err), d.deleteRow(ifindex))
+		d.deleteRow(ifindex)
+		return Attachment{}, fmt.Errorf("attaching to %s: %w", name, err)
 	}
 	d.refreshEgresses(map[int]facts{ifindex: factsOf(device)})
 	attachment, err := describe(ifindex)

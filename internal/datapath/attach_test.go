@@ -42,11 +42,7 @@ func rowsOf(t testing.TB) map[int][6]byte {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	rows, err := d.rows()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return rows
+	return d.rows()
 }
 
 func wantError(t testing.TB, err error, words ...string) {
@@ -304,9 +300,10 @@ func TestKilledAttachAndDetach(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A row without a link, and a link without a row.
-	if err := errors.Join(d.putRow(facts{ifindex: 77, mac: [6]byte{2}}), d.deleteRow(attachment.Ifindex)); err != nil {
+	if err := d.putRow(facts{ifindex: 77, mac: [6]byte{2}}); err != nil {
 		t.Fatal(err)
 	}
+	d.deleteRow(attachment.Ifindex)
 	d.Close()
 	mustChange(t, func(*lb.State) error { return nil })
 	if diff := cmp.Diff(map[int][6]byte{attachment.Ifindex: attachment.MAC}, rowsOf(t)); diff != "" {
@@ -530,5 +527,34 @@ func TestMissingHelpers(t *testing.T) {
 	missing := missingHelpers(asm.FnRedirect, asm.FnSkbLoadBytes, asm.FnLoop)
 	if diff := cmp.Diff([]string{"the helper FnSkbLoadBytes in XDP programs"}, missing); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestInterfacesOfOnePlace: interfaces whose indexes differ by the size of the map are told apart, up to four.
+func TestInterfacesOfOnePlace(t *testing.T) {
+	t.Parallel()
+	attachment := director(t, small)
+	d, err := open(pinDir, exclusive, LockTimeout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	want := map[int][6]byte{attachment.Ifindex: attachment.MAC}
+	const first = 100
+	for n := range interfacePlaces {
+		f := facts{ifindex: first + n*int(d.interfaces.count), mac: [6]byte{2, byte(n)}}
+		want[f.ifindex] = f.mac
+		if err := d.putRow(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(want, d.rows()); diff != "" {
+		t.Errorf("rows (-want +got):\n%s", diff)
+	}
+	wantError(t, d.putRow(facts{ifindex: first + interfacePlaces*int(d.interfaces.count)}), "4 attached interfaces have its place")
+	d.deleteRow(first)
+	delete(want, first)
+	if diff := cmp.Diff(want, d.rows()); diff != "" {
+		t.Errorf("rows, one deleted (-want +got):\n%s", diff)
 	}
 }

@@ -33,6 +33,7 @@ type Datapath struct {
 	config         *words
 	backends       pairs[xdplbBackend]
 	egresses       pairs[xdplbEgress]
+	interfaces     pairs[xdplbInterface]
 	loads          pairs[xdplbLoad]
 	serviceBuckets array[xdplbServiceBucket]
 	services       array[xdplbService]
@@ -117,6 +118,9 @@ func (d *Datapath) mapMemory() (err error) {
 	if d.egresses, err = mapPairs[xdplbEgress](d.maps.Egresses); err != nil {
 		return err
 	}
+	if d.interfaces, err = mapPairs[xdplbInterface](d.maps.Interfaces); err != nil {
+		return err
+	}
 	if d.loads, err = mapPairs[xdplbLoad](d.maps.Loads); err != nil {
 		return err
 	}
@@ -164,7 +168,7 @@ func (d *Datapath) Close() error {
 	d.waits.Wait()
 	var errs []error
 	for _, memory := range []*words{
-		d.config, d.backends.words, d.egresses.words, d.loads.words, d.serviceBuckets.words, d.services.words,
+		d.config, d.backends.words, d.egresses.words, d.interfaces.words, d.loads.words, d.serviceBuckets.words, d.services.words,
 		d.info.words, d.retired.words, d.tableIDs,
 	} {
 		errs = append(errs, memory.close())

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 )
@@ -122,15 +121,10 @@ func (d *Datapath) repairInterfaces() (map[int]facts, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, err := d.rows()
-	if err != nil {
-		return nil, err
-	}
+	rows := d.rows()
 	for ifindex := range rows {
 		if _, ok := interfaces[ifindex]; !ok {
-			if err := d.deleteRow(ifindex); err != nil {
-				return nil, err
-			}
+			d.deleteRow(ifindex)
 		}
 	}
 	for ifindex, f := range interfaces {
@@ -172,33 +166,48 @@ func (d *Datapath) refreshEgresses(interfaces map[int]facts) {
 }
 
 // rows reads the map of interfaces.
-func (d *Datapath) rows() (map[int][6]byte, error) {
-	keys, values := make([]uint32, d.maps.Interfaces.MaxEntries()), make([]xdplbInterface, d.maps.Interfaces.MaxEntries())
-	var cursor ebpf.MapBatchCursor
-	n, err := d.maps.Interfaces.BatchLookup(&cursor, keys, values, nil)
-	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return nil, fmt.Errorf("reading the map of interfaces: %w", err)
+func (d *Datapath) rows() map[int][6]byte {
+	rows := make(map[int][6]byte)
+	for place := range d.interfaces.count {
+		if row := d.interfaces.get(place); row.Ifindex != 0 {
+			rows[int(row.Ifindex)] = row.Mac
+		}
 	}
-	rows := make(map[int][6]byte, n)
-	for i := range n {
-		rows[int(keys[i])] = values[i].Mac
-	}
-	return rows, nil
+	return rows
 }
 
-// putRow writes a row: for a hash map this is a new element, so that packets see the old one or the new one.
+// interfacePlaces is how many places of the map an interface may have (INTERFACE_PLACES in maps.h).
+const interfacePlaces = 4
+
+// place finds where in the map an interface is, or a free place for it.
+func (d *Datapath) place(ifindex uint32) (place uint32, found bool) {
+	free := d.interfaces.count
+	for n := range uint32(interfacePlaces) {
+		place := (ifindex + n) % d.interfaces.count
+		switch d.interfaces.get(place).Ifindex {
+		case ifindex:
+			return place, true
+		case 0:
+			free = min(free, place)
+		}
+	}
+	return free, false
+}
+
+// putRow writes a row: the address first, so that no packet sees an interface with another's.
 func (d *Datapath) putRow(f facts) error {
-	if err := d.maps.Interfaces.Put(uint32(f.ifindex), xdplbInterface{Mac: f.mac}); err != nil {
-		return fmt.Errorf("adding interface %d to the map of interfaces: %w", f.ifindex, err)
+	place, _ := d.place(uint32(f.ifindex))
+	if place == d.interfaces.count {
+		return fmt.Errorf("adding interface %d to the map of interfaces: %d attached interfaces have its place", f.ifindex, interfacePlaces)
 	}
+	d.interfaces.put(place, xdplbInterface{Mac: f.mac, Ifindex: uint32(f.ifindex)})
 	return nil
 }
 
-func (d *Datapath) deleteRow(ifindex int) error {
-	if err := d.maps.Interfaces.Delete(uint32(ifindex)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("deleting interface %d from the map of interfaces: %w", ifindex, err)
+func (d *Datapath) deleteRow(ifindex int) {
+	if place, found := d.place(uint32(ifindex)); found {
+		d.interfaces.put(place, xdplbInterface{Mac: d.interfaces.get(place).Mac})
 	}
-	return nil
 }
 
 // removeLink detaches an interface: first its link, then its row, the reverse of attaching.
@@ -213,5 +222,6 @@ func (d *Datapath) removeLink(ifindex int) error {
 			return fmt.Errorf("removing the link: %w", err)
 		}
 	}
-	return d.deleteRow(ifindex)
+	d.deleteRow(ifindex)
+	return nil
 }

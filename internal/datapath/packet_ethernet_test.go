@@ -105,12 +105,14 @@ func ethernetCases() []packetCase {
 func TestFrameFromAnUnknownInterface(t *testing.T) {
 	t.Parallel()
 	d := newWorld(t)
-	if err := d.maps["interfaces"].Delete(uint32(ifindexHere)); err != nil {
-		t.Fatal(err)
-	}
+	d.put("interfaces", uint32(ifindexHere), xdplbInterface{Mac: directorMAC})
 	d.check(t, []packetCase{
 		{name: "new flow", in: frame(ip4(), syn(portPlain)), reason: isOtherHost},
 		{name: "ping", in: frame(ip4(), icmp4(8, 0), data(56)), reason: isOtherProtocol},
+	})
+	d.put("interfaces", uint32(ifindexHere+interfacePlaces-1), xdplbInterface{Mac: directorMAC, Ifindex: ifindexHere})
+	d.check(t, []packetCase{
+		{name: "new flow, the interface in its last place", in: frame(ip4(), syn(portPlain)), want: forwarded(frame(ip4(), syn(portPlain)), directorMAC, real1MAC), reason: isTX},
 	})
 }
 

@@ -197,7 +197,7 @@ func newRig(tb testing.TB, change ...func(*ebpf.CollectionSpec)) *rig {
 	d.buckets = mapMemory(tb, d.maps["flows"])
 	d.hops = mapMemory(tb, d.maps["backends"])
 
-	d.put("interfaces", uint32(ifindexHere), xdplbInterface{Mac: directorMAC})
+	d.put("interfaces", uint32(ifindexHere), xdplbInterface{Mac: directorMAC, Ifindex: ifindexHere})
 	for index, egress := range map[uint32]xdplbEgress{
 		egressHere:          {Mac: directorMAC, Ifindex: ifindexHere, Mtu: 1500},
 		egressHereVLAN:      {Mac: directorMAC, Ifindex: ifindexHere, Mtu: 1500, Vlan: vlanHere},

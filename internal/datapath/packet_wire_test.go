@@ -47,7 +47,7 @@ func testWire(t *testing.T, mode link.XDPAttachFlags) {
 	}
 
 	inMAC, outMAC := macAddr(in.HardwareAddr), macAddr(out.HardwareAddr)
-	d.put("interfaces", uint32(in.Index), xdplbInterface{Mac: inMAC})
+	d.put("interfaces", uint32(in.Index)%d.maps["interfaces"].MaxEntries(), xdplbInterface{Mac: inMAC, Ifindex: uint32(in.Index)})
 	d.put("egresses", uint32(egressHere), xdplbEgress{Mac: inMAC, Ifindex: uint32(in.Index), Mtu: 1500})
 	d.put("egresses", uint32(egressElsewhere), xdplbEgress{Mac: outMAC, Ifindex: uint32(out.Index), Mtu: 1500})
 	d.publish(append(everywhere(portPlain, xdplbSchedulerSCHEDULER_RR, real1),

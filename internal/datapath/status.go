@@ -157,9 +157,7 @@ func (d *Datapath) mapStatus(name string, m *ebpf.Map, live *configuration) (Map
 	case xdplbMapFragments:
 		status.Used, err = countKeys[xdplbFragmentKey, xdplbEntry](m)
 	case xdplbMapInterfaces:
-		var rows map[int][6]byte
-		rows, err = d.rows()
-		status.Used = uint32(len(rows))
+		status.Used = uint32(len(d.rows()))
 	case xdplbMapBackends, xdplbMapBackendCounters, xdplbMapLoads:
 		status.Used = uint32(live.backends)
 	case xdplbMapBackendInfo: // one side of it, as of the other maps with two sides

@@ -54,7 +54,7 @@ func (w *words) store(i int, word uint64) {
 
 // pair is what types.h keeps in two words: an aligned struct of 16 bytes.
 type pair interface {
-	xdplbBackend | xdplbEgress | xdplbLoad
+	xdplbBackend | xdplbEgress | xdplbInterface | xdplbLoad
 }
 
 // split gives the two words of a value, join the value of two words.
