@@ -67,33 +67,38 @@ struct {
 } backend_info SEC(".maps");
 
 /*
- * user builds, prog reads: a service's lookup table, keyed by table id (service.table). A table is
- * never changed once live, but that SLOT_UNSETTLED may be cleared; a service that changes gets
- * another id. A service may have two (see service.previous and service.members), and while a
- * configuration replaces another both are there: four ids for each service. Index 0 and every free one hold one and the
- * same empty table. CAPACITY
+ * user writes (mmap), prog reads: the slots of all lookup tables, one row of as many as 32 bits can
+ * number, in parts of 1 MiB that come and go as they are needed. A part is keyed by the number of
+ * its first struct slots / PART; the first one is always there. All parts have the same size, so
+ * that the verifier puts the access in line. A table may cross from one part into the next.
+ *
+ * A table is never changed once live, but that SLOT_UNSETTLED may be cleared; a service that
+ * changes gets another one, where nothing is that packets use. Which slots are in use, only the
+ * live services say (service.table, previous, members). The first SLOTS belong to no table.
  */
+#define PART 4096
+#define PARTS 16384
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, 4 * 4096 + 1);
+	__uint(max_entries, PARTS);
 	__type(key, __u32);
 	__array(values, struct {
 		__uint(type, BPF_MAP_TYPE_ARRAY);
-		__uint(max_entries, 1);
-		__uint(map_flags, BPF_F_INNER_MAP | BPF_F_MMAPABLE);
+		__uint(max_entries, PART);
+		__uint(map_flags, BPF_F_MMAPABLE);
 		__type(key, __u32);
 		__type(value, struct slots);
 	});
 } tables SEC(".maps");
 
 /*
- * user only (mmap, word by word): the kernel's id of the lookup table at each index of tables; 0: none.
- * Kernels before 6.8 wait for a grace period even when an element of tables is read. Written before the
- * table is put in, and zeroed after it was dropped, so that none is missed after a crash. CAPACITY
+ * user only (mmap, word by word): the kernel's id of each part of tables; 0: there is none. Kernels
+ * before 6.8 wait for a grace period even when an element of tables is read. Written before the
+ * part is put in, and zeroed after it was taken out, so that none is missed after a crash.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 4 * 4096 + 1);
+	__uint(max_entries, PARTS);
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
 	__type(value, __u64);

@@ -51,20 +51,23 @@ static __always_inline bool is_hashing(const struct service *service)
 	return hashing >> (service->scheduler & 31) & 1;
 }
 
-/* Some slots of a lookup table, by their number; NULL: the table ends before. */
-static __always_inline const struct slots *slots_of(__u32 table_id, __u32 number)
+/* Some slots of a table that begins with a struct slots, by their number; NULL: there are none. */
+static __always_inline const struct slots *slots_of(__u32 table, __u32 number)
 {
-	void *table = bpf_map_lookup_elem(&tables, &table_id);
+	__u32 at = table / SLOTS + number, index = at / PART;
+	void *part = bpf_map_lookup_elem(&tables, &index);
 
-	return table ? bpf_map_lookup_elem(table, &number) : NULL;
+	at %= PART;
+	return part ? bpf_map_lookup_elem(part, &at) : NULL;
 }
 
 /* The backend id in a slot of a lookup table, with SLOT_UNSETTLED; 0: no such slot. */
-static __always_inline __u32 slot_of(__u32 table_id, __u32 slot)
+static __always_inline __u32 slot_of(__u32 table, __u32 slot)
 {
-	const struct slots *slots = slots_of(table_id, slot / SLOTS);
+	__u32 at = table + slot;
+	const struct slots *slots = slots_of(at, 0);
 
-	return slots ? slots->backend[slot % SLOTS] : 0;
+	return slots ? slots->backend[at % SLOTS] : 0;
 }
 
 static __always_inline enum reason aim(__u32 id, target_t *target)

@@ -139,18 +139,20 @@ struct service_bucket {
 
 struct service {
 	__u32 id;	 /* index of cursors; stays with the service for its life. 0: none */
-	__u32 table;	 /* index of tables, 0: none */
-	__u32 slots;	 /* entries of that table, 0: no backend takes new flows */
+	__u32 table;	 /* where its lookup table begins: a slot of tables, 0: none */
+	__u32 slots;	 /* of that table, 0: no backend takes new flows */
 	__u32 scheduler; /* enum scheduler */
-	__u32 previous; /* mh: table of the backends that unsettled slots had before, 0: no slot had one */
+	/* mh: where the backends begin that unsettled slots had before, as many; 0: no slot had one */
+	__u32 previous;
 	__u32 settles;	  /* user only; mh: tick from which on unsettled slots may settle */
 	__u8 address[16]; /* IPv4 in the first four bytes */
 	__be16 port;
 	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP */
 	__u8 family;   /* 4 or 6 */
 	/*
-	 * Index of tables: who is chosen from by load, as pairs (struct member). 0: the scheduler does
-	 * not look at loads. Such a service's flows are counted, and its slots are for floods.
+	 * Where the table begins of those who are chosen from by load, as pairs (struct member): the
+	 * first slot of a struct slots. 0: the scheduler does not look at loads. Such a service's
+	 * flows are counted, and its slots are for floods.
 	 */
 	__u32 members;
 	__u32 member_count; /* pairs in that table */
@@ -169,15 +171,15 @@ enum slot {
 };
 
 /*
- * Slots of a service's lookup table; slot i is table[i / SLOTS].backend[i % SLOTS]. Several in one
- * value, since the kernel calls a function to find a value of an inner map.
+ * Slots of lookup tables, of which many lie one behind the other: slot i of a service's is slot
+ * service.table + i of all, which is backend[% SLOTS] of the value number / SLOTS.
  */
 #define SLOTS 64
 struct slots {
 	__u32 backend[SLOTS];
 };
 
-/* Two slots of a table of members. Backend 0: the end. */
+/* Two slots of a table of members, which begins with a struct slots. Backend 0: the end. */
 struct member {
 	__u32 backend;
 	__u32 weight; /* as far as the scheduler looks at it: 1 for lc */

@@ -132,12 +132,6 @@ func (d *Datapath) adopt(epoch uint64, connections []Connection, after func(step
 
 // unsettle makes the packets of those connections look for their flow that their mh service would have elsewhere.
 func (d *Datapath) unsettle(strangers []stranger) error {
-	tables := make(map[*service]mappedSlots)
-	defer func() {
-		for _, table := range tables {
-			table.close()
-		}
-	}()
 	now, err := ticks()
 	if err != nil {
 		return err
@@ -147,14 +141,11 @@ func (d *Datapath) unsettle(strangers []stranger) error {
 		if service.Scheduler != uint32(lb.MH) || service.Slots == 0 {
 			continue
 		}
-		table, open := tables[service]
-		if !open {
-			if table, err = d.openTable(service.Table, service.Slots); err != nil {
-				return err
-			}
-			tables[service] = table
+		slots, err := d.slots.slots(service.Table, service.Slots)
+		if err != nil {
+			return err
 		}
-		slot := &table.slots[uint64(service.hashClient(s.Client))*uint64(len(table.slots))>>32]
+		slot := &slots[uint64(service.hashClient(s.Client))*uint64(len(slots))>>32]
 		if value := atomic.LoadUint32(slot); value&^unsettled != s.owner.backend.id {
 			atomic.StoreUint32(slot, value|unsettled)
 			d.settleFrom(service, max(now+settling, 1))

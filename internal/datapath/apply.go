@@ -3,19 +3,12 @@
 package datapath
 
 import (
+	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sync/errgroup"
-)
-
-// Lookup tables are put in by batches, several at a time. Each table is an open file until it is in, and each batch
-// waits for a grace period; before Linux 6.8, for one per table.
-const (
-	tableBatch   = 64
-	tableBatches = 8
 )
 
 // step is a part of a change, after which the process may die without harm.
@@ -111,11 +104,9 @@ func zeroPerCPU[V any](m *ebpf.Map, keys []uint32) error {
 	return nil
 }
 
-// build puts the lookup tables in, and writes to the other side, which nobody reads, what differs from the live one, of
+// build writes the lookup tables, and to the other side, which nobody reads, what differs from the live one, of
 // which it is a copy.
 func (l *layout) build(d *Datapath) error {
-	var group errgroup.Group
-	group.Go(func() error { return d.buildTables(l.tables) })
 	to := side(l.epoch)
 	services, info := d.services.side(to), d.info.side(to)
 	for _, s := range l.services {
@@ -132,91 +123,28 @@ func (l *layout) build(d *Datapath) error {
 		l.directory.write(d.serviceBuckets.side(to), to*uint32(len(services)))
 		d.config.store(configMultiplier+int(to), l.directory.multiplier)
 	}
-	return group.Wait()
+	return l.writeTables(d)
 }
 
-func (d *Datapath) buildTables(tables []*table) error {
+// writeTables writes the lookup tables, and waits for nothing but their new parts' being put in.
+func (l *layout) writeTables(d *Datapath) error {
 	var group errgroup.Group
-	underWay := make(chan struct{}, tableBatches)
-	for batch := range slices.Chunk(tables, tableBatch) {
-		underWay <- struct{}{}
-		group.Go(func() error { return d.buildBatch(batch, func() { <-underWay }) })
-	}
-	return group.Wait()
-}
-
-// buildBatch returns when the tables are in, and lets done be called when the kernel has waited for its grace period too:
-// nobody uses what was at their indexes before.
-func (d *Datapath) buildBatch(batch []*table, done func()) error {
-	spec, err := d.spec()
-	if err != nil {
-		done()
-		return err
-	}
-	ids, inner := make([]uint32, len(batch)), make([]*ebpf.Map, len(batch))
-	defer func() {
-		for _, m := range inner {
-			m.Close()
-		}
-	}()
-	for i, t := range batch {
-		ids[i] = t.id
-		if inner[i], err = t.build(spec.Maps[xdplbMapTables]); err == nil {
-			err = d.noteTable(t.id, inner[i])
-		}
-		if err != nil {
-			done()
-			return err
-		}
-	}
-	put, files := make(chan error, 1), fds(inner)
-	d.waits.Go(func() {
-		put <- d.putTables(ids, files)
-		done()
-	})
-	return d.awaitTable(ids[len(ids)-1], put)
-}
-
-// noteTable writes a lookup table's id down, before it is put in.
-func (d *Datapath) noteTable(index uint32, inner *ebpf.Map) error {
-	id, err := innerID(inner)
+	group.SetLimit(partsAtOnce)
+	err := d.makeParts(l.parts, &group)
 	if err == nil {
-		d.tableIDs.store(int(index), uint64(id))
+		err = l.fillTables(&d.slots)
 	}
-	return err
+	return errors.Join(err, group.Wait())
 }
 
-// tablePoll is the pause between two looks whether a lookup table is in.
-const tablePoll = 20 * time.Microsecond
-
-// awaitTable returns when the table that was noted for an index is there, or when its being put in has ended.
-func (d *Datapath) awaitTable(index uint32, put <-chan error) error {
-	for want := ebpf.MapID(d.tableIDs.load(int(index))); ; {
-		var id ebpf.MapID
-		if err := d.maps.Tables.Lookup(index, &id); err == nil && id == want {
-			return nil // an error comes by put too
+// fillTables does what a plain store can do, as no packet sees the tables yet.
+func (l *layout) fillTables(memory *slotMemory) error {
+	for _, t := range l.tables {
+		slots, err := memory.slots(t.at, t.slots)
+		if err != nil {
+			return fmt.Errorf("writing a lookup table: %w", err)
 		}
-		select {
-		case err := <-put:
-			return err
-		case <-time.After(tablePoll):
-		}
-	}
-}
-
-func fds(maps []*ebpf.Map) []uint32 {
-	files := make([]uint32, len(maps))
-	for i, m := range maps {
-		files[i] = uint32(m.FD())
-	}
-	return files
-}
-
-// putTables puts inner maps in, in order, by one system call. Packets see each at once. When it returns, no packet uses
-// those that were there before.
-func (d *Datapath) putTables(ids, files []uint32) error {
-	if _, err := d.maps.Tables.BatchUpdate(ids, files, nil); err != nil {
-		return fmt.Errorf("putting lookup tables in: %w", err)
+		t.fill(slots)
 	}
 	return nil
 }
@@ -227,35 +155,6 @@ func storeHops(d *Datapath, backends []*backend) error {
 		value := d.backends.get(b.id)
 		value.NextHop = b.word
 		d.backends.put(b.id, value)
-	}
-	return nil
-}
-
-// settle returns when no packet is under way that began before: the kernel waits for a grace period after every change
-// of a map of maps (maybe_wait_bpf_programs in kernel/bpf/syscall.c), also where an inner map replaces itself.
-func (d *Datapath) settle() error {
-	return d.emptyTables([]uint32{noTable})
-}
-
-// emptyTables puts the empty table at some indexes, and waits as settle does.
-func (d *Datapath) emptyTables(ids []uint32) error {
-	empty, err := d.openInner(noTable)
-	if err != nil {
-		return fmt.Errorf("opening the empty lookup table: %w", err)
-	}
-	defer empty.Close()
-	var group errgroup.Group
-	group.SetLimit(tableBatches)
-	for batch := range slices.Chunk(ids, tableBatch) {
-		group.Go(func() error { return d.putTables(batch, slices.Repeat([]uint32{uint32(empty.FD())}, len(batch))) })
-	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	for _, id := range ids {
-		if id != noTable {
-			d.tableIDs.store(int(id), 0)
-		}
 	}
 	return nil
 }

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/cilium/ebpf"
+	"golang.org/x/sync/errgroup"
 )
 
 // leftover is what the maps hold besides the live configuration: what a change has replaced, or what a killed writer
@@ -15,8 +15,8 @@ type leftover struct {
 	d        *Datapath
 	epoch    uint64   // of the live configuration
 	backends []uint32 // in use
-	tables   []uint32
-	side     bool // the other side is no copy of the live one
+	parts    []uint32 // of the lookup tables
+	side     bool     // the other side is no copy of the live one
 	egresses []uint32
 }
 
@@ -39,20 +39,20 @@ func (d *Datapath) cleanUp(epoch uint64, after func(step string) error) error {
 	return run([]step{
 		{"waiting for packets of the old side", d.settle},
 		{"retiring backends", left.retire},
-		{"dropping tables", left.drop},
+		{"dropping parts", left.drop},
 		{"closing the accounts of retired backends", left.account},
 		{"forgetting the old side", left.forget},
 	}, after)
 }
 
 func (l *leftover) empty() bool {
-	return len(l.backends) == 0 && len(l.tables) == 0 && !l.side && len(l.egresses) == 0
+	return len(l.backends) == 0 && len(l.parts) == 0 && !l.side && len(l.egresses) == 0
 }
 
 func (d *Datapath) findLeftover(epoch uint64) *leftover {
 	left := &leftover{d: d, epoch: epoch}
 	left.findBackends()
-	left.findTables()
+	left.findParts()
 	left.side = !slices.Equal(d.services.side(0), d.services.side(1)) || !slices.Equal(d.info.side(0), d.info.side(1)) ||
 		!slices.Equal(d.retired.side(0), d.retired.side(1)) ||
 		!slices.Equal(d.bucketsFor(1-side(epoch)), d.serviceBuckets.side(1-side(epoch)))
@@ -93,29 +93,20 @@ func (l *leftover) findBackends() {
 	}
 }
 
-// findTables finds lookup tables that no live service uses.
-func (l *leftover) findTables() {
-	used := make([]bool, l.d.maps.Tables.MaxEntries())
-	services := l.d.services.side(side(l.epoch))
-	for i := range services {
-		used[services[i].Table], used[services[i].Previous], used[services[i].Members] = true, true, true
-	}
-	for id := range l.d.presentTables() {
-		if !used[id] {
-			l.tables = append(l.tables, id)
+// findParts finds parts of the lookup tables in which no live service has one. The first part stays, for settle.
+func (l *leftover) findParts() {
+	used := map[uint32]bool{0: true}
+	for _, table := range tablesOf(l.d.services.side(side(l.epoch))) {
+		first, last := partsOf(uint32(table.start), uint32(table.end-table.start))
+		for part := first; part <= last; part++ {
+			used[part] = true
 		}
 	}
-}
-
-// presentTables returns the lookup tables by index, the empty one aside. After a crash it may name one that is gone.
-func (d *Datapath) presentTables() map[uint32]ebpf.MapID {
-	present := make(map[uint32]ebpf.MapID)
-	for index := range d.maps.TableIds.MaxEntries() {
-		if id := d.tableIDs.load(int(index)); id != 0 && index != noTable {
-			present[index] = ebpf.MapID(id)
+	for part := range l.d.presentParts() {
+		if !used[part] {
+			l.parts = append(l.parts, part)
 		}
 	}
-	return present
 }
 
 // retire makes every flow of the removed backends stale.
@@ -128,9 +119,13 @@ func (l *leftover) retire() error {
 	return nil
 }
 
-// drop frees the tables. When it returns, no packet to a retired backend is under way.
+// drop frees parts of the lookup tables. When it returns, no packet to a retired backend is under way.
 func (l *leftover) drop() error {
-	return l.d.emptyTables(append(l.tables, noTable))
+	var group errgroup.Group
+	group.SetLimit(partsAtOnce)
+	group.Go(l.d.settle)
+	l.d.dropParts(l.parts, &group)
+	return group.Wait()
 }
 
 // account adds what the removed backends have counted to their services, and frees their ids. What it adds to is the old

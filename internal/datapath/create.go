@@ -35,7 +35,7 @@ const (
 	sides       = 2                              // SIDES
 	ways        = uint32(len(xdplbBucket{}.Tag)) // WAYS
 	serviceWays = len(xdplbServiceBucket{}.Key)  // SERVICE_WAYS
-	noTable     = uint32(0)                      // index of the empty lookup table, which no service has
+	noTable     = uint32(0)                      // where no lookup table begins
 )
 
 // Capacity says how much the maps hold; it is fixed when the pins are created. In [Attach], a zero field means
@@ -123,8 +123,6 @@ func size(spec *ebpf.CollectionSpec, meta *xdplbMeta) error {
 		specs.ServiceBuckets:  sides * meta.ServiceBucketsPerSide,
 		specs.Services:        sides * capacity.Services,
 		specs.BackendInfo:     sides * capacity.backendIDs(),
-		specs.Tables:          4*capacity.Services + 1,
-		specs.TableIds:        4*capacity.Services + 1,
 		specs.Cursors:         ids(capacity.Services),
 		specs.RetiredCounters: sides * ids(capacity.Services),
 		specs.Backends:        capacity.backendIDs(),
@@ -258,7 +256,7 @@ func load(dir string, capacity Capacity) error {
 	return pinAll(dir, loaded, mapNames(spec))
 }
 
-// fillNew makes the empty maps a valid, empty configuration: side 0 is live, and every lookup table is the empty one.
+// fillNew makes the empty maps a valid, empty configuration: side 0 is live, and the lookup tables have their first part.
 func fillNew(loaded *ebpf.Collection, spec *ebpf.CollectionSpec, meta xdplbMeta) error {
 	if err := loaded.Maps[xdplbMapMeta].Put(uint32(0), meta); err != nil {
 		return fmt.Errorf("writing what the pins are made with: %w", err)
@@ -266,34 +264,18 @@ func fillNew(loaded *ebpf.Collection, spec *ebpf.CollectionSpec, meta xdplbMeta)
 	if err := loaded.Maps[xdplbMapConfig].Put(uint32(0), xdplbConfig{Tidy: 1}); err != nil {
 		return fmt.Errorf("writing the first configuration: %w", err)
 	}
-	empty, err := newInner(spec.Maps[xdplbMapTables], 0)
+	part, id, err := newPart(spec.Maps[xdplbMapTables])
 	if err != nil {
 		return err
 	}
-	defer empty.Close()
-	id, err := innerID(empty)
-	if err != nil {
-		return err
+	defer part.Close()
+	if err := loaded.Maps[xdplbMapTableIds].Put(uint32(0), uint64(id)); err != nil {
+		return fmt.Errorf("noting the first part of the lookup tables: %w", err)
 	}
-	if err := loaded.Maps[xdplbMapTableIds].Put(noTable, uint64(id)); err != nil {
-		return fmt.Errorf("noting the empty lookup table: %w", err)
-	}
-	if err := loaded.Maps[xdplbMapTables].Put(noTable, empty); err != nil {
-		return fmt.Errorf("putting the empty lookup table in: %w", err)
+	if err := loaded.Maps[xdplbMapTables].Put(uint32(0), part); err != nil {
+		return fmt.Errorf("putting the first part of the lookup tables in: %w", err)
 	}
 	return nil
-}
-
-// newInner creates an inner map for a map of maps. It is made from the template, type information included, which
-// kernels before 6.2 compare.
-func newInner(outer *ebpf.MapSpec, entries int) (*ebpf.Map, error) {
-	spec := outer.InnerMap.Copy()
-	spec.MaxEntries = uint32(max(entries, 1))
-	inner, err := ebpf.NewMap(spec)
-	if err != nil {
-		return nil, fmt.Errorf("creating an inner map of %s: %w", outer.Name, err)
-	}
-	return inner, nil
 }
 
 func pinAll(dir string, loaded *ebpf.Collection, names []string) error {

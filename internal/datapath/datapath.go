@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -26,7 +25,6 @@ type Datapath struct {
 	dir     string
 	lock    *lock
 	maps    xdplbMaps
-	spec    func() (*ebpf.CollectionSpec, error) // the embedded object
 	program *ebpf.Program
 	meta    xdplbMeta
 
@@ -39,9 +37,7 @@ type Datapath struct {
 	services       array[xdplbService]
 	info           array[xdplbBackendColumns]
 	retired        array[xdplbCounters] // by service id
-	tableIDs       *words
-
-	waits sync.WaitGroup // for grace periods that nothing but closing waits for
+	slots          slotMemory
 }
 
 // The words of struct config.
@@ -73,10 +69,7 @@ func open(pinDir string, how int, timeout time.Duration) (*Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Datapath{dir: pinDir, lock: lock, spec: sync.OnceValues(loadXdplb)}
-	if how == exclusive {
-		go d.spec() // a writer will probably want it, and parsing it takes as long as all the rest
-	}
+	d := &Datapath{dir: pinDir, lock: lock}
 	if err := d.load(); err != nil {
 		d.Close()
 		return nil, err
@@ -136,7 +129,7 @@ func (d *Datapath) mapMemory() (err error) {
 	if d.retired, err = mapArray[xdplbCounters](d.maps.RetiredCounters); err != nil {
 		return err
 	}
-	d.tableIDs, err = mapWords(d.maps.TableIds)
+	d.slots.ids, err = mapWords(d.maps.TableIds)
 	return err
 }
 
@@ -165,15 +158,14 @@ func (d *Datapath) checkSchema() error {
 
 // Close closes the pins and gives the lock back. It removes nothing.
 func (d *Datapath) Close() error {
-	d.waits.Wait()
 	var errs []error
 	for _, memory := range []*words{
 		d.config, d.backends.words, d.egresses.words, d.interfaces.words, d.loads.words, d.serviceBuckets.words, d.services.words,
-		d.info.words, d.retired.words, d.tableIDs,
+		d.info.words, d.retired.words, d.slots.ids,
 	} {
 		errs = append(errs, memory.close())
 	}
-	errs = append(errs, d.maps.Close())
+	errs = append(errs, d.slots.close(), d.maps.Close())
 	if d.program != nil {
 		errs = append(errs, d.program.Close())
 	}

@@ -283,8 +283,8 @@ func checkTidy(t testing.TB) {
 	d, live := openLive(t)
 	defer d.Close()
 	if left := d.findLeftover(live.epoch); !left.empty() {
-		t.Errorf("left over: backends %v, tables %v, the other side %v, egresses %v",
-			left.backends, left.tables, left.side, left.egresses)
+		t.Errorf("left over: backends %v, parts %v, the other side %v, egresses %v",
+			left.backends, left.parts, left.side, left.egresses)
 	}
 	if !d.tidy(live.epoch) {
 		t.Error("config.tidy does not say so")
@@ -360,18 +360,13 @@ func checkTables(t testing.TB) {
 		if s.Slots == 0 {
 			continue
 		}
-		inner, err := d.openInner(s.Table)
+		slots, err := d.slots.slots(s.Table, s.Slots)
 		if err != nil {
 			t.Fatalf("%s: table %d: %v", key, s.Table, err)
 		}
-		for slot := range s.Slots {
-			var several xdplbSlots
-			if err := inner.Lookup(slot/uint32(slotsEach), &several); err != nil {
-				t.Fatal(err)
-			}
-			got[several.Backend[slot%uint32(slotsEach)]&^unsettled] = true
+		for _, slot := range slots {
+			got[slot&^unsettled] = true
 		}
-		inner.Close()
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: backends in the table (-want +got):\n%s", key, diff)
 		}
@@ -384,13 +379,12 @@ func checkSlot(t testing.TB, d *Datapath, s *service, backends map[uint32]bool) 
 	if s.Slots == 0 && (len(backends) == 0 || s.Scheduler == uint32(lb.DH)) {
 		return
 	}
-	slots, err := d.openTable(s.Table, s.Slots)
+	slots, err := d.slots.slots(s.Table, s.Slots)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer slots.close()
-	if len(slots.slots) != 1 || !backends[slots.slots[0]] {
-		t.Errorf("%s: slots %v for backends %v", s.key(), slots.slots, backends)
+	if len(slots) != 1 || !backends[slots[0]] {
+		t.Errorf("%s: slots %v for backends %v", s.key(), slots, backends)
 	}
 }
 
@@ -400,11 +394,10 @@ func checkMembers(t testing.TB, d *Datapath, s *service, backends map[uint32]boo
 	if s.MemberCount == 0 && s.Members == noTable && len(backends) == 0 {
 		return
 	}
-	pairs, err := d.openTable(s.Members, 2*s.MemberCount)
+	pairs, err := d.slots.slots(s.Members, 2*s.MemberCount)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer pairs.close()
 	want, got := make(map[uint32]uint32), make(map[uint32]uint32)
 	for _, b := range s.backends {
 		if backends[b.id] && s.Scheduler == uint32(lb.LC) {
@@ -413,8 +406,8 @@ func checkMembers(t testing.TB, d *Datapath, s *service, backends map[uint32]boo
 			want[b.id] = b.Weight
 		}
 	}
-	for i := 0; i < len(pairs.slots); i += 2 {
-		got[pairs.slots[i]] = pairs.slots[i+1]
+	for i := 0; i < len(pairs); i += 2 {
+		got[pairs[i]] = pairs[i+1]
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("%s: members and weights (-want +got):\n%s", s.key(), diff)

@@ -29,15 +29,14 @@
 // the result out in ids (layout.go), and applies that. [ChangeService] does the same, but takes a snapshot of one service
 // only. A configuration (services, service_buckets, backend_info, and the lookup tables) does not change once packets see
 // it. The first three are flat arrays with two sides each, of which packets use one, and the other one is a copy but
-// during a change; each lookup table is a map of its own, in the map of maps "tables". There are twice as many ids of
-// services and backends as the capacity says, and four times as many of tables, so that any configuration can replace
-// any other in one change. The steps (apply.go, then cleanup.go) are
+// during a change; the lookup tables lie one behind the other in a row of slots. There are twice as many ids of
+// services and backends as the capacity says, so that any configuration can replace any other in one change. The steps
+// (apply.go, then cleanup.go) are
 //
 //  1. announce: config.tidy says from now on that something may be left over,
 //  2. fill the words of new backends and egresses, which nothing refers to yet, and zero their counters,
-//  3. build the lookup tables of changed services under unused ids, in batches; meanwhile write what differs to the other
-//     side, which nobody reads, in its memory. Each system call that puts tables in waits for a grace period, which the
-//     change does not: who finds a table in its place (awaitTable) may publish it,
+//  3. write what differs to the other side, which nobody reads, and the lookup tables of changed services where no live
+//     service has one, all in the maps' memory; where the row of slots has no part yet, make it,
 //  4. change next hops of existing backends, one word each,
 //  5. publish: one 64-bit store of config.epoch; packets of every kind and family change over at once,
 //  6. forget next hops that are not known any more, after the last packet that may choose them,
@@ -45,15 +44,14 @@
 // and, unless nothing is left over, once no packet of the old side is under way:
 //
 //  7. retire removed backends: raise their generation, so that their flows are stale,
-//  8. put the one empty table in the place of those that nobody uses (which waits until no packet uses them, so that the
-//     ids may be given away),
+//  8. take those parts of the row of slots out in which no live service has a table, and wait again,
 //  9. add the retired backends' counters to retired_counters, note that in config.tidy, and clear in_use,
 //  10. make the old side, whose cold columns step 9 needs, a copy of the live one, free egresses, and note in config.tidy
 //     that nothing is left.
 //
 // Between 5 and 7 lies a grace period because a packet may have read the old epoch just before the store: it must
 // still find its side, and must not record a flow with a generation that was raised already. The cheapest call that
-// always waits for one is to put the empty table where it is already.
+// always waits for one is to put a part of the row of slots where it is already (settle).
 //
 // Whoever dies before step 5 has changed no configuration that a packet or a reader sees; who dies after it has
 // changed all of it, and the next writer, who sees it by config.tidy, does steps 7 to 10, which need nothing but the live
@@ -64,6 +62,17 @@
 // retired_counters begins anew. Packets go on counting meanwhile, and nothing that they count is lost.
 //
 // A change of known next hops alone publishes nothing: it stores words, and waits for nobody.
+//
+// # Lookup tables
+//
+// The slots of all lookup tables are one row of 2^32, of which the map of maps "tables" has those parts of 1 MiB that are
+// in use; a process maps them side by side (parts.go). A service says where its tables begin. What is free is nowhere
+// written down: it is what no live service has, once the change before was cleaned up (space.go). So a killed writer leaves
+// nothing that has to be put right but parts that nobody needs, which the next one takes out.
+//
+// One row costs packets one memory access, as a flat array would: the list of parts and their headers stay in the cache,
+// and since all parts have one size the kernel puts both accesses in line. A flat array would have to be made for the
+// largest tables that might ever be wanted: 64 MiB for the 65,536 backends of the default capacity.
 //
 // # Adopted connections
 //

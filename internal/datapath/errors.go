@@ -76,6 +76,17 @@ func (e *MemoryError) Error() string {
 		e.Want/mib, e.Available/mib)
 }
 
+// TableMemoryError means that a change needs lookup tables that do not fit into the machine's memory.
+type TableMemoryError struct {
+	Want, Available uint64 // bytes, besides what the tables take already
+}
+
+func (e *TableMemoryError) Error() string {
+	const mib = 1 << 20
+	return fmt.Sprintf("the lookup tables would take %d MiB more of the kernel's memory, and %d MiB are available",
+		e.Want/mib, e.Available/mib)
+}
+
 // CapabilityError means that the process may not do what xdplb does.
 type CapabilityError struct {
 	Missing []string // "CAP_NET_ADMIN", ...

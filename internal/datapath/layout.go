@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"sync"
 
 	"xdplb/internal/lb"
 )
@@ -17,6 +18,7 @@ type layout struct {
 	columns     []cold     // that differ
 	directory   *directory // nil: the same services stand at the same places
 	tables      []*table
+	parts       []uint32 // of the lookup tables, that are not there yet
 	newServices []uint32
 	zeroed      []uint32 // ids of services that have counted nothing with backends that are gone
 	newBackends []*backend
@@ -62,8 +64,10 @@ type planner struct {
 	interfaces map[int]facts
 	ways       map[wayOut]uint16
 	now        uint32 // tick
+	space      *space // nil: nobody has wanted any yet
+	available  func() (uint64, error)
 
-	backendIDs, serviceIDs, servicePlaces, tableIDs, egressIDs idle
+	backendIDs, serviceIDs, servicePlaces, egressIDs idle
 }
 
 // plan lays a state out, which replaces what was read of the live one. Errors: *CapacityError, or a next hop through an
@@ -78,7 +82,8 @@ func (d *Datapath) plan(live *configuration, to lb.State, interfaces map[int]fac
 	}
 	p := &planner{
 		d: d, live: live, shapes: make(shapes), interfaces: interfaces, ways: make(map[wayOut]uint16), now: now,
-		layout: &layout{epoch: live.epoch, egresses: make(map[uint16]xdplbEgress)},
+		available: sync.OnceValues(availableMemory),
+		layout:    &layout{epoch: live.epoch, egresses: make(map[uint16]xdplbEgress)},
 	}
 	gone := p.removeServices(&to)
 	p.findIDs()
@@ -172,12 +177,11 @@ func (d *Datapath) fits(live *configuration, to lb.State) error {
 // says it all.
 func (p *planner) findIDs() {
 	services := make([]bool, p.d.maps.Cursors.MaxEntries())
-	tables := make([]bool, p.d.maps.Tables.MaxEntries())
-	services[0], tables[noTable] = true, true
+	services[0] = true
 	places := make([]bool, len(p.live.values))
 	for place := range p.live.values {
 		s := &p.live.values[place]
-		services[s.Id], tables[s.Table], tables[s.Previous], tables[s.Members] = true, true, true, true
+		services[s.Id] = true
 		places[place] = s.Id != 0
 	}
 	for _, gone := range p.layout.services {
@@ -185,7 +189,6 @@ func (p *planner) findIDs() {
 	}
 	p.servicePlaces = ascending(places)
 	p.serviceIDs = ascending(services)
-	p.tableIDs = ascending(tables)
 	p.backendIDs = idle{find: p.idleBackends}
 	p.egressIDs = idle{find: func() (list []uint32) {
 		for id := uint32(1); id < p.d.egresses.count; id++ {
@@ -308,6 +311,9 @@ func (p *planner) placeService(was, now *service) (err error) {
 func (p *planner) addTable(was, now *service) error {
 	list := candidates(now)
 	same := was != nil && was.Scheduler == now.Scheduler && was.Flags == now.Flags
+	if same && now.Scheduler == uint32(lb.MH) {
+		same = was.maglevSlots() == now.maglevSlots()
+	}
 	if same && slices.Equal(list, candidates(was)) && !forgets(was, now) {
 		now.Table, now.Slots, now.Previous, now.Settles = was.Table, was.Slots, was.Previous, was.Settles
 		now.Members, now.MemberCount = was.Members, was.MemberCount
@@ -324,11 +330,10 @@ func (p *planner) addTable(was, now *service) error {
 		return err
 	}
 	now.Slots = uint32(len(shape))
-	now.Table, err = p.newTable(len(shape), func(slots []uint32) error {
+	now.Table, err = p.newTable(now.Slots, alignment(now.Slots), func(slots []uint32) {
 		for i, index := range shape {
 			slots[i] = list[index].id
 		}
-		return nil
 	})
 	if err != nil || !looksAtLoads(lb.Scheduler(now.Scheduler)) {
 		return err
@@ -339,21 +344,45 @@ func (p *planner) addTable(was, now *service) error {
 // addMembers plans the table of those who are chosen from by load (struct member).
 func (p *planner) addMembers(now *service, list []candidate, members []int) (err error) {
 	now.MemberCount = uint32(len(members))
-	now.Members, err = p.newTable(2*len(members), func(slots []uint32) error {
+	now.Members, err = p.newTable(memberSlots(now.MemberCount), uint64(slotsEach), func(slots []uint32) {
+		clear(slots)
 		for i, index := range members {
 			slots[2*i], slots[2*i+1] = list[index].id, list[index].weight
 		}
-		return nil
 	})
 	return err
 }
 
 // newTable plans a lookup table, which fill writes when it is built.
-func (p *planner) newTable(slots int, fill func([]uint32) error) (id uint32, err error) {
-	if id, err = p.tableIDs.take("table"); err == nil {
-		p.layout.tables = append(p.layout.tables, &table{id, slots, fill})
+func (p *planner) newTable(slots uint32, align uint64, fill func([]uint32)) (at uint32, err error) {
+	if p.space == nil {
+		p.space = newSpace(tablesOf(p.live.values))
 	}
-	return id, err
+	if at, err = p.space.take(slots, align); err != nil {
+		return 0, err
+	}
+	p.layout.tables = append(p.layout.tables, &table{at, slots, fill})
+	return at, p.addParts(at, slots)
+}
+
+// addParts plans the parts of a new table that are not there, if there is memory for them.
+func (p *planner) addParts(at, slots uint32) error {
+	first, last := partsOf(at, slots)
+	for part := first; part <= last; part++ {
+		if p.d.slots.has(part) || slices.Contains(p.layout.parts, part) {
+			continue
+		}
+		p.layout.parts = append(p.layout.parts, part)
+		want := uint64(len(p.layout.parts)) * partBytes
+		available, err := p.available()
+		if err != nil {
+			return err
+		}
+		if want > available {
+			return &TableMemoryError{Want: want, Available: available}
+		}
+	}
+	return nil
 }
 
 // addBackend lays out a backend of the service with an id; was is that service, nil if it is new.

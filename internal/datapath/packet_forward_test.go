@@ -104,7 +104,7 @@ func TestHalfMadeConfiguration(t *testing.T) {
 		service xdplbService
 	}{
 		{"no such cursor", xdplbService{Id: serviceRoom + 1}},
-		{"no such table", xdplbService{Id: 1, Table: tableRoom}},
+		{"no such table", xdplbService{Id: 1, Table: partSlots, Slots: 1}},
 		{"no table", xdplbService{Id: 1}},
 		{"table shorter than its slots", xdplbService{Id: 1, Table: 1, Slots: 200}},
 	} {

@@ -119,7 +119,6 @@ const (
 const (
 	serviceRoom    = 64
 	serviceBuckets = 64
-	tableRoom      = 256
 	flowBuckets    = 1024
 	spillBuckets   = 512
 	floodRate      = 1 << 20 // in one tick: out of a test's reach, but where the test is about floods
@@ -140,7 +139,8 @@ type rig struct {
 	spec    *ebpf.CollectionSpec
 	maps    map[string]*ebpf.Map
 	program *ebpf.Program
-	tables  uint32 // used so far
+	slots   mapped // the first part of the lookup tables
+	taken   uint32 // of those slots, those before
 	config  mapped
 	hops    mapped // of backends, two words each
 	buckets mapped // of flows
@@ -175,7 +175,7 @@ func newRig(tb testing.TB, change ...func(*ebpf.CollectionSpec)) *rig {
 	}
 	for name, size := range map[string]uint32{
 		"backends": backendRoom, "backend_counters": backendRoom, "loads": backendRoom, "egresses": egressRoom,
-		"cursors": serviceRoom + 1, "retired_counters": 2 * (serviceRoom + 1), "tables": tableRoom,
+		"cursors": serviceRoom + 1, "retired_counters": 2 * (serviceRoom + 1), "tables": 2,
 		"services": 2 * serviceRoom, "service_buckets": 2 * serviceBuckets, "backend_info": 2 * backendRoom,
 	} {
 		spec.Maps[name].MaxEntries = size
@@ -196,6 +196,13 @@ func newRig(tb testing.TB, change ...func(*ebpf.CollectionSpec)) *rig {
 	d.config = mapMemory(tb, d.maps["config"])
 	d.buckets = mapMemory(tb, d.maps["flows"])
 	d.hops = mapMemory(tb, d.maps["backends"])
+	part, err := ebpf.NewMap(spec.Maps["tables"].InnerMap.Copy())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer part.Close()
+	d.put("tables", uint32(0), part)
+	d.slots = mapMemory(tb, part)
 
 	d.put("interfaces", uint32(ifindexHere), xdplbInterface{Mac: directorMAC, Ifindex: ifindexHere})
 	for index, egress := range map[uint32]xdplbEgress{
@@ -401,48 +408,30 @@ func (d *rig) flip() {
 	d.config.store(0, d.config.load(0)+1)
 }
 
-// addTables builds the services' lookup tables and returns the ids of the live ones, of the previous ones, and of those of
-// the members, in the services' order; 0 is none.
+// addTables writes the services' lookup tables and returns the places of the live ones, of the previous ones, and of those
+// of the members, in the services' order; 0 is none. Those before must be gone when the part begins anew.
 func (d *rig) addTables(services []virtual) (live, previous, members []uint32) {
 	d.tb.Helper()
-	var ids, maps []uint32
 	add := func(slots []uint32) uint32 {
 		if len(slots) == 0 {
 			return 0
 		}
-		table := d.newInner("tables", (len(slots)+slotsEach-1)/slotsEach)
-		memory := mapMemory(d.tb, table)
-		for slot, backend := range slots {
-			binary.NativeEndian.PutUint32(memory[4*slot:], backend)
+		at, size := max(d.taken, slotsEach), wholeValues(uint32(len(slots)))
+		if at+size > partSlots {
+			at = slotsEach
 		}
-		id := 1 + d.tables%(tableRoom-1)
-		d.tables++
-		ids, maps = append(ids, id), append(maps, uint32(table.FD()))
-		return id
+		d.taken = at + size
+		clear(d.slots[4*at : 4*d.taken])
+		for i, backend := range slots {
+			binary.NativeEndian.PutUint32(d.slots[4*(at+uint32(i)):], backend)
+		}
+		return at
 	}
 	for _, s := range services {
 		live, previous = append(live, add(s.slots)), append(previous, add(s.previous))
 		members = append(members, add(s.members))
 	}
-	if len(ids) == 0 {
-		return live, previous, members
-	}
-	if _, err := d.maps["tables"].BatchUpdate(ids, maps, nil); err != nil {
-		d.tb.Fatalf("put lookup tables: %v", err)
-	}
 	return live, previous, members
-}
-
-func (d *rig) newInner(name string, entries int) *ebpf.Map {
-	d.tb.Helper()
-	spec := d.spec.Maps[name].InnerMap.Copy()
-	spec.MaxEntries = uint32(max(entries, 1))
-	m, err := ebpf.NewMap(spec)
-	if err != nil {
-		d.tb.Fatal(err)
-	}
-	d.tb.Cleanup(func() { m.Close() })
-	return m
 }
 
 func htons(n uint16) uint16 {

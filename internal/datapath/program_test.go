@@ -12,7 +12,6 @@ import (
 	"github.com/gopacket/gopacket/layers"
 
 	"xdplb/internal/lb"
-	"xdplb/internal/schedule"
 )
 
 // frameTo makes a TCP frame to a service.
@@ -119,7 +118,7 @@ func TestProgramFindsWhatChangeWrote(t *testing.T) {
 			tables[c.Service.Addr] = readHashed(t, c.Service)
 		}
 		h := tables[c.Service.Addr]
-		slot := uint64((&xdplbService{}).hashClient(c.Client)) * schedule.MaglevSlots >> 32
+		slot := uint64((&xdplbService{}).hashClient(c.Client)) * uint64(len(h.slots)) >> 32
 		if h.slots[slot] != h.ids[c.Backend] {
 			t.Errorf("connection %+v: slot %d is of backend id %d", c, slot, h.slots[slot])
 		}
@@ -130,12 +129,17 @@ func TestProgramFindsWhatChangeWrote(t *testing.T) {
 	}
 }
 
-// TestProgramKeepsConnections follows the connections of an mh service through changes, first those that the flow table
-// does not know any more, then those that outlive every timeout.
-func TestProgramKeepsConnections(t *testing.T) {
-	t.Parallel()
-	attachment := director(t, small)
-	key, backends := hashedService(t, attachment.Ifindex)
+// followed are connections to one service, each of a client of its own.
+type followed struct {
+	attachment Attachment
+	key        lb.ServiceKey
+	d          Datapath
+	at         [60][6]byte // where its packets go, by the client's number
+}
+
+// follow opens the connections.
+func follow(t *testing.T, attachment Attachment, key lb.ServiceKey) *followed {
+	t.Helper()
 	d, err := Open(pinDir)
 	if err != nil {
 		t.Fatal(err)
@@ -145,25 +149,38 @@ func TestProgramKeepsConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.Close() // and with it the lock
-	defer program.Close()
-	d.program = program
-	const clients = 60
-	send := func(n int, flags layers.TCP) [6]byte {
-		return d.send(t, attachment.Ifindex, frameTo(t, attachment.MAC, addrPort(address(false, 9, n), 1000), key.Addr, flags))
+	t.Cleanup(func() { program.Close() })
+	f := &followed{attachment: attachment, key: key, d: Datapath{program: program}}
+	for n := range f.at {
+		f.at[n] = f.send(t, n, layers.TCP{SYN: true})
 	}
-	var at [clients][6]byte
-	for n := range clients {
-		at[n] = send(n, layers.TCP{SYN: true})
-	}
-	stay := func(when string) {
-		t.Helper()
-		for n := range clients {
-			if got := send(n, layers.TCP{ACK: true}); got != at[n] {
-				t.Errorf("%s: client %d moved from %x to %x", when, n, at[n], got)
-			}
+	f.stay(t, "at first")
+	return f
+}
+
+func (f *followed) send(t *testing.T, n int, flags layers.TCP) [6]byte {
+	t.Helper()
+	client := addrPort(address(false, 9, n), 1000)
+	return f.d.send(t, f.attachment.Ifindex, frameTo(t, f.attachment.MAC, client, f.key.Addr, flags))
+}
+
+// stay wants each connection's packets where they were sent at first.
+func (f *followed) stay(t *testing.T, when string) {
+	t.Helper()
+	for n := range f.at {
+		if got := f.send(t, n, layers.TCP{ACK: true}); got != f.at[n] {
+			t.Errorf("%s: client %d moved from %x to %x", when, n, f.at[n], got)
 		}
 	}
-	stay("at first")
+}
+
+// TestProgramKeepsConnections follows the connections of an mh service through changes, first those that the flow table
+// does not know any more, then those that outlive every timeout.
+func TestProgramKeepsConnections(t *testing.T) {
+	t.Parallel()
+	attachment := director(t, small)
+	key, backends := hashedService(t, attachment.Ifindex)
+	f := follow(t, attachment, key)
 	for _, weight := range []uint32{0, 1} {
 		for _, b := range backends[:2] {
 			mustChange(t, func(s *lb.State) error {
@@ -171,7 +188,7 @@ func TestProgramKeepsConnections(t *testing.T) {
 			})
 		}
 		forgetFlows(t)
-		stay("all backends quiesced, or back, flows unknown")
+		f.stay(t, "all backends quiesced, or back, flows unknown")
 	}
 	pastSettling(t)
 	sweep(t)
@@ -180,14 +197,48 @@ func TestProgramKeepsConnections(t *testing.T) {
 	}
 	mustChange(t, func(s *lb.State) error { return s.AddBackend(key, backends[2]) })
 	forgetFlows(t)
-	stay("a third backend came, flows unknown")
+	f.stay(t, "a third backend came, flows unknown")
 	pastSettling(t)
 	mustChange(t, func(s *lb.State) error {
 		return s.AddService(lb.Service{ServiceKey: lb.ServiceKey{Addr: key.Addr, Protocol: lb.UDP}, Scheduler: lb.RR})
 	})
-	stay("much later")
+	f.stay(t, "much later")
 	sweep(t)
-	stay("swept")
+	f.stay(t, "swept")
+}
+
+// TestProgramKeepsConnectionsAsTablesGrow lets the table of an mh service become longer, and shorter again.
+func TestProgramKeepsConnectionsAsTablesGrow(t *testing.T) {
+	t.Parallel()
+	attachment := director(t, small)
+	key, backends := hashedService(t, attachment.Ifindex)
+	f := follow(t, attachment, key)
+	first := backends[:2]
+	for n := range 200 {
+		backends = append(backends, lb.Backend{Addr: address(false, 3, n), Weight: 1, Hop: backends[2].Hop})
+	}
+	set := func(when string, backends []lb.Backend, slots uint32) {
+		t.Helper()
+		mustChange(t, to(lb.State{Services: []lb.Service{{ServiceKey: key, Scheduler: lb.MH, Backends: backends}}}))
+		h := readHashed(t, key)
+		if h.service.Slots != slots {
+			t.Errorf("%s: %d slots, want %d", when, h.service.Slots, slots)
+		}
+		h.unsettledSlots(t, h.ids[first[0].Addr], h.ids[first[1].Addr])
+		checkTables(t)
+		forgetFlows(t)
+		f.stay(t, when+", flows unknown")
+	}
+	set("60 backends", backends[:60], 8192)
+	set("203 backends", backends, 32768)
+	set("two backends again", first, 32768)
+	pastSettling(t)
+	sweep(t)
+	if h := readHashed(t, key); h.service.Settles != 0 {
+		t.Errorf("nothing strays, but the service is not settled: %+v", h.service)
+	}
+	f.stay(t, "settled")
+	set("a third backend", backends[:3], 4096)
 }
 
 func sweep(t testing.TB) {

@@ -4,11 +4,8 @@ package datapath
 
 import (
 	"fmt"
-	"io/fs"
 	"net/netip"
 	"slices"
-
-	"github.com/cilium/ebpf"
 
 	"xdplb/internal/lb"
 )
@@ -193,23 +190,4 @@ func (d *Datapath) readBackend(id uint32, columns *xdplbBackendColumns) backend 
 		b.Hop.Ifindex, b.Hop.VLAN = int(way.Ifindex), way.Vlan
 	}
 	return b
-}
-
-// openInner opens the lookup table at an index. Error: fs.ErrNotExist, if there is none.
-func (d *Datapath) openInner(index uint32) (*ebpf.Map, error) {
-	id := d.tableIDs.load(int(index))
-	if id == 0 {
-		return nil, fs.ErrNotExist
-	}
-	return ebpf.NewMapFromID(ebpf.MapID(id))
-}
-
-// innerID is the kernel's id of a lookup table.
-func innerID(inner *ebpf.Map) (ebpf.MapID, error) {
-	info, err := inner.Info()
-	if err != nil {
-		return 0, fmt.Errorf("asking for the id of a lookup table: %w", err)
-	}
-	id, _ := info.ID()
-	return id, nil
 }

@@ -183,7 +183,7 @@ func TestStatus(t *testing.T) {
 			t.Errorf("map %s takes no memory", m.Name)
 		}
 	}
-	want := map[string]uint32{"backends": 7, "egresses": 2, "interfaces": 1, "tables": 3, "cursors": 3, "services": 3, "backend_info": 7, "flows": 0}
+	want := map[string]uint32{"backends": 7, "egresses": 2, "interfaces": 1, "tables": 1, "table_ids": 1, "cursors": 3, "services": 3, "backend_info": 7, "flows": 0}
 	for name, n := range want {
 		if used[name] != n {
 			t.Errorf("map %s: %d used, want %d", name, used[name], n)

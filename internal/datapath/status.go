@@ -180,7 +180,7 @@ func (d *Datapath) mapStatus(name string, m *ebpf.Map, live *configuration) (Map
 	case xdplbMapTables:
 		err = d.addTables(&status)
 	case xdplbMapTableIds:
-		status.Used = uint32(len(d.presentTables()))
+		status.Used = uint32(len(d.presentParts()))
 	default:
 		status.Used = status.Max
 	}
@@ -196,9 +196,9 @@ func (d *Datapath) usedEgresses() (used uint32) {
 	return used
 }
 
-// addTables counts the lookup tables and their memory.
+// addTables counts the parts of the lookup tables and their memory.
 func (d *Datapath) addTables(status *MapStatus) error {
-	present := d.presentTables()
+	present := d.presentParts()
 	status.Used = uint32(len(present))
 	for _, id := range present {
 		bytes, err := innerMemory(id)

@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xdplb/internal/lb"
-	"xdplb/internal/schedule"
 )
 
 // Packets of mh services do not look at the flow table where the lookup table alone says where their flow goes. After a
@@ -19,6 +18,10 @@ import (
 //     packets did not need one. Such a flow is older than the change: service.previous says where it is.
 //   - After that, every flow of it that is not idle has an entry.
 //   - When none of these entries names another backend than the slot's, the slot is settled (sweep.go).
+//
+// How many slots a table has depends on how many backends the service has. A longer table's slots lie within those of a
+// shorter one, so that it can say all that the shorter one said: where a change asks for a shorter one, it is made longer
+// by repeating each slot, until what the longer one said is no longer of use. Packets find no difference.
 
 // unsettled is the bit in a slot.
 const unsettled = uint32(xdplbSlotSLOT_UNSETTLED)
@@ -54,6 +57,7 @@ func (s *xdplbService) isSettling(now uint32) bool {
 
 // heritage is what the slots of an mh service were before a change.
 type heritage struct {
+	count    int      // of the slots that there will be
 	slots    []uint32 // nil: its flows may be with any backend
 	previous []uint32 // of those that are unsettled; nil: none had a backend
 	kept     map[uint32]bool
@@ -109,49 +113,50 @@ func (p *planner) succeed(was, now *service, list []candidate) error {
 			return err
 		}
 	}
-	// The slots are worked out once for their sum, and again when each table is written: a quarter of a megabyte for each
-	// table of each service would be much to keep.
-	inherit := func(visit func(h *heritage, i int, slot, previous uint32)) error {
-		return p.d.withHeritage(was, now, kept, p.now, func(h *heritage) {
-			for i := range schedule.MaglevSlots {
-				owner := uint32(0)
-				if shape != nil {
-					owner = list[shape[i]].id
-				}
-				slot, previous := h.inherit(i, owner)
-				visit(h, i, slot, previous)
-			}
-		})
-	}
-	var sum succession
-	if err := inherit(sum.add); err != nil {
+	h, err := p.d.heritage(was, now, kept, p.now)
+	if err != nil {
 		return err
 	}
+	// The slots are worked out once for their sum, and again when each table is written: a quarter of a megabyte for each
+	// table of each service would be much to keep.
+	inherit := func(visit func(i int, slot, previous uint32)) {
+		for i := range h.count {
+			owner := uint32(0)
+			if shape != nil {
+				owner = list[shape[i*len(shape)/h.count]].id
+			}
+			slot, previous := h.inherit(i, owner)
+			visit(i, slot, previous)
+		}
+	}
+	sum := succession{heritage: h}
+	inherit(sum.add)
 	return p.addSuccession(was, now, sum, inherit)
 }
 
 // succession sums up what became of the slots.
 type succession struct {
+	*heritage
 	unsettled, fresh, previous bool // any slot is unsettled; is newly so; has a previous backend
 }
 
-func (s *succession) add(h *heritage, i int, slot, previous uint32) {
+func (s *succession) add(i int, slot, previous uint32) {
 	s.previous = s.previous || previous != 0
 	if slot&unsettled != 0 {
 		s.unsettled = true
-		s.fresh = s.fresh || h.slots == nil || h.slots[i]&unsettled == 0
+		s.fresh = s.fresh || s.slots == nil || s.slots[i]&unsettled == 0
 	}
 }
 
 // addSuccession plans the tables; inherit visits every slot.
-func (p *planner) addSuccession(was, now *service, sum succession, inherit func(func(*heritage, int, uint32, uint32)) error) (err error) {
-	now.Slots = schedule.MaglevSlots
-	now.Table, err = p.newTable(schedule.MaglevSlots, func(into []uint32) error {
-		return inherit(func(_ *heritage, i int, slot, _ uint32) { into[i] = slot })
+func (p *planner) addSuccession(was, now *service, sum succession, inherit func(func(int, uint32, uint32))) (err error) {
+	now.Slots = uint32(sum.count)
+	now.Table, err = p.newTable(now.Slots, lineSlots, func(into []uint32) {
+		inherit(func(i int, slot, _ uint32) { into[i] = slot })
 	})
 	if err == nil && sum.previous {
-		now.Previous, err = p.newTable(schedule.MaglevSlots, func(into []uint32) error {
-			return inherit(func(_ *heritage, i int, _, previous uint32) { into[i] = previous })
+		now.Previous, err = p.newTable(now.Slots, lineSlots, func(into []uint32) {
+			inherit(func(i int, _, previous uint32) { into[i] = previous })
 		})
 	}
 	switch {
@@ -170,31 +175,51 @@ func (s *service) hasSlotsOf(now *service) bool {
 	return s.Scheduler == uint32(lb.MH) && s.Slots > 0 && s.Flags&port == now.Flags&port
 }
 
-// withHeritage reads what a service's slots were, if it was an mh service with slots.
-func (d *Datapath) withHeritage(was, now *service, kept map[uint32]bool, tick uint32, do func(*heritage)) error {
-	h := &heritage{kept: kept}
+// heritage reads what a service's slots were, if it was an mh service with slots.
+func (d *Datapath) heritage(was, now *service, kept map[uint32]bool, tick uint32) (h *heritage, err error) {
+	h = &heritage{count: int(now.maglevSlots()), kept: kept}
 	switch {
 	case len(kept) == 0: // no flow is left
-		h.slots = make([]uint32, schedule.MaglevSlots)
+		h.slots = make([]uint32, h.count)
 	case was.hasSlotsOf(now):
-		slots, err := d.openTable(was.Table, was.Slots)
-		if err != nil {
-			return err
+		if h.slots, err = d.slots.slots(was.Table, was.Slots); err != nil {
+			return nil, err
 		}
-		defer slots.close()
-		h.slots = slots.slots
+		if was.Settles != 0 || !isRepeated(h.slots, h.count) {
+			h.count = max(h.count, len(h.slots))
+		}
+		h.slots = scaled(h.slots, h.count)
 		if was.Previous == noTable || !was.isSettling(tick) {
 			break
 		}
-		previous, err := d.openTable(was.Previous, was.Slots)
-		if err != nil {
-			return err
+		if h.previous, err = d.slots.slots(was.Previous, was.Slots); err != nil {
+			return nil, err
 		}
-		defer previous.close()
-		h.previous = previous.slots
+		h.previous = scaled(h.previous, h.count)
 	}
-	do(h)
-	return nil
+	return h, nil
+}
+
+// isRepeated says whether slots can be told by so many of them.
+func isRepeated(slots []uint32, count int) bool {
+	for i, slot := range slots {
+		if count < len(slots) && slot != slots[i&^(len(slots)/count-1)] {
+			return false
+		}
+	}
+	return true
+}
+
+// scaled is a table of more or fewer slots, of the same clients.
+func scaled(slots []uint32, count int) []uint32 {
+	if len(slots) == count {
+		return slots
+	}
+	result := make([]uint32, count)
+	for i := range result {
+		result[i] = slots[i*len(slots)/count]
+	}
+	return result
 }
 
 // dropPrevious leaves out the tables of previous backends that nobody needs any more.

@@ -10,7 +10,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"xdplb/internal/lb"
-	"xdplb/internal/schedule"
 )
 
 // TestInherit follows slots through changes. In each, the table's slots say who owns them, in small numbers.
@@ -97,12 +96,11 @@ func readHashed(t testing.TB, key lb.ServiceKey) (h hashed) {
 		if id == noTable {
 			return nil
 		}
-		mapped, err := d.openTable(id, s.Slots)
+		slots, err := d.slots.slots(id, s.Slots)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer mapped.close()
-		return append(copied, mapped.slots...)
+		return append(copied, slots...)
 	}
 	h.slots, h.previous = read(s.Table), read(s.Previous)
 	return h
@@ -172,7 +170,7 @@ func TestSuccession(t *testing.T) {
 	}
 	mustChange(t, func(s *lb.State) error { return s.AddBackend(key, backends[2]) })
 	h = readHashed(t, key)
-	share := schedule.MaglevSlots / 3
+	share := len(h.slots) / 3
 	first, second := h.ids[backends[0].Addr], h.ids[backends[1].Addr]
 	added := h.unsettledSlots(t, first, second)
 	if added < share || added > share*5/4 || h.previous == nil || h.service.Settles == 0 {
@@ -270,7 +268,7 @@ func TestSweepSettlesSlots(t *testing.T) {
 	var slot uint32
 	for n := 0; ; n++ {
 		client = address(false, 7, n)
-		slot = uint32(uint64((&xdplbService{}).hashClient(netip.AddrPortFrom(client, 0))) * schedule.MaglevSlots >> 32)
+		slot = uint32(uint64((&xdplbService{}).hashClient(netip.AddrPortFrom(client, 0))) * uint64(len(h.slots)) >> 32)
 		if h.slots[slot]&unsettled != 0 {
 			break
 		}

@@ -72,20 +72,15 @@ func (d *Datapath) settleSlots(table *flowTable) error {
 		return err
 	}
 	due := make(map[*service]*unsettledTable)
-	defer func() {
-		for _, u := range due {
-			u.close()
-		}
-	}()
 	for _, s := range live.list {
 		if s.Scheduler != uint32(lb.MH) || s.Slots == 0 || s.Settles == 0 || s.isSettling(table.now) {
 			continue
 		}
-		mapped, err := d.openTable(s.Table, s.Slots)
+		slots, err := d.slots.slots(s.Table, s.Slots)
 		if err != nil {
 			return err
 		}
-		due[s] = &unsettledTable{s, mapped, make(map[uint32]bool)}
+		due[s] = &unsettledTable{s, slots, make(map[uint32]bool)}
 	}
 	if len(due) == 0 {
 		return nil
@@ -105,8 +100,8 @@ func (d *Datapath) settleSlots(table *flowTable) error {
 // unsettledTable is a lookup table, some of whose slots are unsettled.
 type unsettledTable struct {
 	service *service
-	mappedSlots
-	astray map[uint32]bool // slots of which a live flow is with another backend than the slot's
+	slots   []uint32
+	astray  map[uint32]bool // slots of which a live flow is with another backend than the slot's
 }
 
 // findStrays looks for the flows that keep slots unsettled: those too that have expired since they were swept, since

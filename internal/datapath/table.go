@@ -4,12 +4,8 @@ package datapath
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
-	"unsafe"
-
-	"github.com/cilium/ebpf"
 
 	"xdplb/internal/lb"
 	"xdplb/internal/schedule"
@@ -66,6 +62,9 @@ func (s shapes) shape(of *service, list []candidate) ([]int, error) {
 	if scheduler == lb.DH {
 		key = append(key, of.Address[:]...)
 	}
+	if scheduler == lb.MH {
+		key = binary.NativeEndian.AppendUint32(key, of.maglevSlots())
+	}
 	addrs, weights := make([]netip.Addr, len(list)), make([]uint32, len(list))
 	for i, c := range list {
 		addrs[i], weights[i] = c.addr, c.weight
@@ -97,7 +96,7 @@ func newShape(of *service, addrs []netip.Addr, weights []uint32) ([]int, error) 
 	case scheduler == lb.SH:
 		return schedule.SourceHash(weights)
 	case scheduler == lb.MH:
-		return schedule.Maglev(addrs, weights)
+		return schedule.Maglev(addrs, weights, int(of.maglevSlots()))
 	case scheduler == lb.FO:
 		return schedule.Failover(weights), nil
 	case scheduler == lb.DH:
@@ -106,6 +105,9 @@ func newShape(of *service, addrs []netip.Addr, weights []uint32) ([]int, error) 
 		return nil, fmt.Errorf("scheduler %s has no lookup table", scheduler)
 	}
 }
+
+// maglevSlots is how many slots an mh service's backends ask for. The table may have more (see succeed).
+func (s *service) maglevSlots() uint32 { return uint32(schedule.MaglevSlots(len(s.backends))) }
 
 // members lists who is chosen from by load, as indexes into the candidates, in the order in which they are looked at.
 func members(scheduler lb.Scheduler, list []candidate, shape []int) []int {
@@ -126,57 +128,9 @@ func members(scheduler lb.Scheduler, list []candidate, shape []int) []int {
 	return all
 }
 
-// table is a lookup table to be built.
+// table is a lookup table to be written.
 type table struct {
-	id    uint32
-	slots int
-	fill  func(slots []uint32) error
-}
-
-// build creates the table's inner map and writes it.
-func (t *table) build(tables *ebpf.MapSpec) (*ebpf.Map, error) {
-	inner, err := newInner(tables, (t.slots+slotsEach-1)/slotsEach)
-	if err != nil {
-		return nil, err
-	}
-	// No packet sees the table yet, so that plain stores do.
-	memory, err := mapSlots(inner, t.slots)
-	if err == nil {
-		err = errors.Join(t.fill(memory.slots), memory.close())
-	}
-	if err != nil {
-		inner.Close()
-		return nil, fmt.Errorf("writing a lookup table: %w", err)
-	}
-	return inner, nil
-}
-
-// slotsEach is how many slots a value of a lookup table has (SLOTS in types.h).
-const slotsEach = len(xdplbSlots{}.Backend)
-
-// mappedSlots is the memory of a lookup table: slot by slot, since the values have no gaps (struct slots).
-type mappedSlots struct {
-	*words
-	slots []uint32
-}
-
-func mapSlots(inner *ebpf.Map, slots int) (mappedSlots, error) {
-	if have := slotsEach * int(inner.MaxEntries()); slots > have {
-		return mappedSlots{}, fmt.Errorf("%d slots in a table of %d", slots, have)
-	}
-	memory, err := mapWords(inner)
-	if err != nil {
-		return mappedSlots{}, err
-	}
-	return mappedSlots{memory, unsafe.Slice((*uint32)(unsafe.Pointer(&memory.memory[0])), slots)}, nil
-}
-
-// openTable maps a lookup table that is in place.
-func (d *Datapath) openTable(id uint32, slots uint32) (mappedSlots, error) {
-	inner, err := d.openInner(id)
-	if err != nil {
-		return mappedSlots{}, fmt.Errorf("opening the lookup table %d: %w", id, err)
-	}
-	defer inner.Close()
-	return mapSlots(inner, int(slots))
+	at    uint32
+	slots uint32
+	fill  func(slots []uint32)
 }

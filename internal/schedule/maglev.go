@@ -7,9 +7,24 @@ import (
 	"net/netip"
 )
 
-// MaglevSlots is the length of every Maglev table: a prime, so that each step width visits every slot, and more than
-// 100 times the backends of a usual service, which the method needs for even shares.
-const MaglevSlots = 65537
+// What bounds a Maglev table's length. It is about as long as LVS's at least (IP_VS_MH_TAB_SIZE, 4,093). A hundred slots
+// for each backend, up to 655 of them, keep equal ones within 1 % of one another, and let no more than 2 % of the slots
+// of the others change hands when one of a hundred goes.
+const (
+	minMaglevSlots  = 4096
+	slotsPerBackend = 100
+)
+
+// MaglevSlots is the length of the table of a service with so many backends, those of weight 0 included: who is quiesced
+// changes the length for nobody. All lengths are powers of two, so that a client's slot in a longer table lies within its
+// slot in a shorter one.
+func MaglevSlots(backends int) int {
+	slots := minMaglevSlots
+	for slots < MaxSlots && slots < slotsPerBackend*backends {
+		slots *= 2
+	}
+	return slots
+}
 
 // Seeds of the two hashes; part of the tables' definition, since all directors must build the same.
 const (
@@ -27,20 +42,21 @@ const (
 // has its turns depends on its weight and the largest weight only, and who comes first within a round on the two alone,
 // so that other backends' comings and goings do not move it.
 //
-// addrs and weights are of the same length. The error: more than MaxSlots backends.
-func Maglev(addrs []netip.Addr, weights []uint32) ([]int, error) {
+// addrs and weights are of the same length; slots is MaglevSlots of the service.
+// The error: more than MaxSlots backends.
+func Maglev(addrs []netip.Addr, weights []uint32, slots int) ([]int, error) {
 	count, err := eligible(weights)
 	if err != nil || count == 0 {
 		return nil, err
 	}
 	reduced, _ := reduce(weights)
-	turns := newTurns(reduced)
+	turns := newTurns(reduced, slots)
 	preferences := make([]preference, len(addrs))
 	for i, addr := range addrs {
-		preferences[i] = newPreference(addr)
+		preferences[i] = newPreference(addr, uint32(slots))
 	}
-	table := make([]int, MaglevSlots)
-	var taken [MaglevSlots/64 + 1]uint64 // stays in the first-level cache, as the table would not
+	table := make([]int, slots)
+	var taken [MaxSlots / 64]uint64 // stays in the first-level cache, as the table would not
 	for range table {
 		i := turns.next()
 		mine := preferences[i]
@@ -57,23 +73,22 @@ func Maglev(addrs []netip.Addr, weights []uint32) ([]int, error) {
 
 // preference walks through a backend's order of the slots.
 type preference struct {
-	slot, skip uint32
+	slot, skip, last uint32
 }
 
-func newPreference(addr netip.Addr) preference {
+// newPreference takes an odd step width, which visits every slot, as their number is a power of two.
+func newPreference(addr netip.Addr, slots uint32) preference {
 	return preference{
-		slot: uint32(hash(addr, offsetSeed) % MaglevSlots),
-		skip: uint32(hash(addr, skipSeed)%(MaglevSlots-1)) + 1,
+		slot: uint32(hash(addr, offsetSeed)) & (slots - 1),
+		skip: uint32(hash(addr, skipSeed)) | 1,
+		last: slots - 1,
 	}
 }
 
 // next returns the best slot that was not returned yet.
 func (p *preference) next() uint32 {
 	slot := p.slot
-	p.slot += p.skip
-	if p.slot >= MaglevSlots {
-		p.slot -= MaglevSlots
-	}
+	p.slot = (slot + p.skip) & p.last
 	return slot
 }
 
@@ -109,12 +124,12 @@ type turns struct {
 const none = -1
 
 // newTurns prepares the first round, in which all have a turn, in order; one weight at least is not 0.
-func newTurns(weights []uint32) *turns {
+func newTurns(weights []uint32, slots int) *turns {
 	t := &turns{
 		weights: weights,
 		had:     make([]uint32, len(weights)),
-		first:   make([]int32, MaglevSlots),
-		last:    make([]int32, MaglevSlots),
+		first:   make([]int32, slots),
+		last:    make([]int32, slots),
 		after:   make([]int32, len(weights)),
 	}
 	for i := range t.first {
@@ -129,7 +144,7 @@ func newTurns(weights []uint32) *turns {
 	return t
 }
 
-// next returns the backend whose turn it is. It may be called MaglevSlots times: a backend of the largest weight is in
+// next returns the backend whose turn it is. It may be called once for each slot: a backend of the largest weight is in
 // every round, so there are no more rounds than that.
 func (t *turns) next() int {
 	for t.first[t.round] == none {
@@ -142,7 +157,7 @@ func (t *turns) next() int {
 	if w := t.weights[i]; w != t.largest {
 		round = round * uint64(t.largest) / uint64(w)
 	}
-	if round < MaglevSlots {
+	if round < uint64(len(t.first)) {
 		t.enqueue(int(round), i)
 	}
 	return int(i)

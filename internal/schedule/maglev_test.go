@@ -23,7 +23,7 @@ func addrs(n int) []netip.Addr {
 
 func maglev(t testing.TB, list []netip.Addr, weights []uint32) []int {
 	t.Helper()
-	table, err := schedule.Maglev(list, weights)
+	table, err := schedule.Maglev(list, weights, schedule.MaglevSlots(len(list)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,9 +42,9 @@ func TestMaglevGolden(t *testing.T) {
 		table []int
 		want  uint64
 	}{
-		{"100 equal", maglev(t, addrs(100), equal(100)), 0xa27c62b2aee0f9a9},
-		{"weighted", maglev(t, addrs(4), []uint32{1, 2, 0, 300}), 0xb14ea7ed3df77a7f},
-		{"IPv6", maglev(t, v6, []uint32{3, 2, 1}), 0x7107d2a78d53c22f},
+		{"100 equal", maglev(t, addrs(100), equal(100)), 0x7dd4f4a0972463a5},
+		{"weighted", maglev(t, addrs(4), []uint32{1, 2, 0, 300}), 0x3918ccff399b5135},
+		{"IPv6", maglev(t, v6, []uint32{3, 2, 1}), 0x20db1d21412596ef},
 	} {
 		digest := fnv.New64a()
 		for _, i := range tt.table {
@@ -73,15 +73,15 @@ func TestMaglevBalance(t *testing.T) {
 	checkNear(t, counts(maglev(t, addrs(100), ramp), 100), ramp, 2)
 }
 
-// checkNear wants shares of all Maglev slots that are at most so many slots off.
+// checkNear wants shares of all slots that are at most so many slots off.
 func checkNear(t testing.TB, shares []int, weights []uint32, slots float64) {
 	t.Helper()
-	sum := 0.0
-	for _, w := range weights {
-		sum += float64(w)
+	sum, all := 0.0, 0.0
+	for i, w := range weights {
+		sum, all = sum+float64(w), all+float64(shares[i])
 	}
 	for i, n := range shares {
-		want := float64(weights[i]) / sum * schedule.MaglevSlots
+		want := float64(weights[i]) / sum * all
 		if off := float64(n) - want; off > slots || off < -slots || (n == 0) != (weights[i] == 0) {
 			t.Errorf("backend %d of weight %d has %d slots, want %.1f", i, weights[i], n, want)
 		}
@@ -96,7 +96,7 @@ func TestMaglevStarvesNone(t *testing.T) {
 	if low := slices.Min(shares); low != 1 {
 		t.Errorf("a backend of weight 1 has %d slots", low)
 	}
-	if got, want := shares[500], schedule.MaglevSlots-999; got != want {
+	if got, want := shares[500], schedule.MaglevSlots(1000)-999; got != want {
 		t.Errorf("the backend of the largest weight has %d slots, want %d", got, want)
 	}
 }
@@ -112,7 +112,7 @@ func TestMaglevNoBackend(t *testing.T) {
 
 // textbook is Maglev as the paper's listing has it, over given permutations, for equal weights.
 func textbook(permutation [][]int) []int {
-	table := slices.Repeat([]int{-1}, schedule.MaglevSlots)
+	table := slices.Repeat([]int{-1}, schedule.MaglevSlots(len(permutation)))
 	next := make([]int, len(permutation))
 	for filled := 0; ; {
 		for i := range permutation {
@@ -176,8 +176,8 @@ func TestMaglevDisruption(t *testing.T) {
 			fewer := slices.Delete(slices.Clone(list), gone, gone+1)
 			after := maglev(t, fewer, slices.Delete(slices.Clone(tt.weights), gone, gone+1))
 			n := moved(all, after, list, fewer)
-			t.Logf("%s: without backend %d, %d slots of others moved (%.2f %%)", tt.name, gone, n, 100*float64(n)/schedule.MaglevSlots)
-			if n > schedule.MaglevSlots*2/100 {
+			t.Logf("%s: without backend %d, %d slots of others moved (%.2f %%)", tt.name, gone, n, 100*float64(n)/float64(len(all)))
+			if n > len(all)*2/100 {
 				t.Errorf("%s: without backend %d, %d slots of others moved: more than 2 %%", tt.name, gone, n)
 			}
 		}
@@ -195,6 +195,17 @@ func TestMaglevQuiescedIsRemoved(t *testing.T) {
 	for slot := range quiesced {
 		if list[quiesced[slot]] != fewer[removed[slot]] {
 			t.Fatalf("slot %d: weight 0 gives another table than no backend", slot)
+		}
+	}
+}
+
+func TestMaglevSlots(t *testing.T) {
+	t.Parallel()
+	for backends, want := range map[int]int{
+		0: 4096, 40: 4096, 41: 8192, 81: 8192, 82: 16384, 163: 16384, 164: 32768, 327: 32768, 328: 65536, 1 << 20: 65536,
+	} {
+		if got := schedule.MaglevSlots(backends); got != want {
+			t.Errorf("%d backends: %d slots, want %d", backends, got, want)
 		}
 	}
 }

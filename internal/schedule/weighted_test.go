@@ -208,7 +208,7 @@ var builders = map[string]func([]uint32) ([]int, error){
 	"Weighted":   schedule.Weighted,
 	"SourceHash": schedule.SourceHash,
 	"Maglev": func(weights []uint32) ([]int, error) {
-		return schedule.Maglev(addrs(len(weights)), weights)
+		return schedule.Maglev(addrs(len(weights)), weights, schedule.MaglevSlots(len(weights)))
 	},
 }
 
@@ -319,7 +319,7 @@ func BenchmarkMaglev(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			weights, list := slices.Repeat([]uint32{1}, n), addrs(n)
 			for b.Loop() {
-				if _, err := schedule.Maglev(list, weights); err != nil {
+				if _, err := schedule.Maglev(list, weights, schedule.MaglevSlots(len(list))); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -331,7 +331,7 @@ func BenchmarkMaglev(b *testing.B) {
 			weights[i] = uint32(i + 1)
 		}
 		for b.Loop() {
-			if _, err := schedule.Maglev(list, weights); err != nil {
+			if _, err := schedule.Maglev(list, weights, schedule.MaglevSlots(len(list))); err != nil {
 				b.Fatal(err)
 			}
 		}
