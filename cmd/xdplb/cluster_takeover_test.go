@@ -71,13 +71,11 @@ func (s *streams) ask() error {
 	return fmt.Errorf("%d of %d streams:\n%s", len(wrong), len(s.all), strings.Join(wrong[:min(len(wrong), 5)], "\n"))
 }
 
-// requireLVS skips the test where the kernel has no LVS, in CI too: the guests of scripts/kernels have it.
+// requireLVS skips the test where there is no LVS to take over from.
 func requireLVS(t *testing.T) {
 	t.Helper()
 	testenv.Require(t, testenv.Command("/usr/sbin/ipvsadm"), testenv.Command("ip"))
-	if _, err := os.Stat("/proc/net/ip_vs"); err != nil {
-		t.Skip("needs a kernel with LVS: modprobe ip_vs")
-	}
+	testenv.RequireLVS(t)
 }
 
 // TestClusterTakeOver takes over from the real LVS on the director: 100 streams talk all the while; none breaks, none

@@ -3,6 +3,8 @@
 package datapath
 
 import (
+	"encoding/binary"
+	"net/netip"
 	"slices"
 
 	"xdplb/internal/lb"
@@ -21,12 +23,15 @@ func (d *lvsDest) overhead() int64 { return d.active*256 + d.inactive }
 // that is gone through for each connection. It has one destination, whose entry in the caches of lblc and lblcr is here.
 type lvsService struct {
 	scheduler lb.Scheduler
+	vip       netip.Addr
 	dests     []*lvsDest
-	position  int        // rr, wrr: index of the last choice
-	threshold int64      // wrr
+	position  int        // rr, wrr: index of the last choice; -1: the list's head
+	threshold int64      // wrr: the least weight that takes the next; 0: not known
+	divisor   int64      // wrr: the greatest of all weights, or 1
+	highest   int64      // wrr: where the threshold begins; 0: no weights
 	cached    []*lvsDest // lblc, lblcr: the last to join first; nil: no entry
 	used      int64      // ticks, of the entry
-	changed   int64
+	joined    int64      // when the set grew or shrank last
 }
 
 // day is how long an entry lives without use, and a set without change (DEFAULT_EXPIRATION), in ticks.
@@ -45,6 +50,48 @@ func least(dests []*lvsDest, cost func(*lvsDest) int64) (found *lvsDest) {
 }
 
 func delay(d *lvsDest) int64 { return d.active + 1 }
+
+// add puts a real server at the head of the list, as ipvsadm -a does.
+func (s *lvsService) add(d *lvsDest) {
+	s.dests = slices.Insert(s.dests, 0, d)
+	s.changed()
+}
+
+// setWeight is ipvsadm -e.
+func (s *lvsService) setWeight(d *lvsDest, weight int64) {
+	d.weight = weight
+	s.changed()
+}
+
+// changed is for wrr: it begins at the list's head again, but with the threshold that it had, if that is one still.
+func (s *lvsService) changed() {
+	if s.scheduler != lb.WRR {
+		return
+	}
+	largest, divisor := int64(0), int64(0)
+	for _, d := range s.dests {
+		largest = max(largest, d.weight)
+		for a, b := divisor, d.weight; ; a, b = b, a%b {
+			if divisor = a; b == 0 {
+				break
+			}
+		}
+	}
+	s.position, s.divisor = -1, max(divisor, 1)
+	s.highest = largest - s.divisor + 1
+	switch {
+	case s.threshold == 0, s.threshold > s.highest:
+		s.threshold = s.highest
+	case s.divisor > 1:
+		s.threshold = s.threshold/s.divisor*s.divisor + 1
+	}
+}
+
+// clone can schedule ahead, but for those that look at loads.
+func (s *lvsService) clone() *lvsService {
+	c := *s
+	return &c
+}
 
 // schedule chooses for a new connection; nil: none. pair are the two that twos draws.
 func (s *lvsService) schedule(now int64, pair [2]*lvsDest) *lvsDest {
@@ -75,6 +122,8 @@ func (s *lvsService) schedule(now int64, pair [2]*lvsDest) *lvsDest {
 			return pair[1]
 		}
 		return pair[0]
+	case lb.DH:
+		return s.destinationHash()
 	default:
 		return s.cachedChoice(now)
 	}
@@ -91,31 +140,35 @@ func (s *lvsService) roundRobin() *lvsDest {
 }
 
 func (s *lvsService) weightedRoundRobin() *lvsDest {
-	largest, divisor := int64(0), int64(0)
-	for _, d := range s.dests {
-		largest = max(largest, d.weight)
-		for a, b := divisor, d.weight; ; a, b = b, a%b {
-			if divisor = a; b == 0 {
-				break
-			}
-		}
-	}
-	if largest == 0 {
+	if s.highest == 0 {
 		return nil
 	}
 	for {
 		s.position++
 		if s.position == len(s.dests) {
 			s.position = 0
-			s.threshold -= divisor
+			if s.threshold -= s.divisor; s.threshold <= 0 {
+				s.threshold = s.highest
+			}
 		}
-		if s.threshold <= 0 {
-			s.threshold = largest
-		}
-		if s.dests[s.position].weight >= s.threshold {
-			return s.dests[s.position]
+		if d := s.dests[s.position]; d.weight >= s.threshold {
+			return d
 		}
 	}
+}
+
+// destinationHash looks the VIP up among 256 buckets, which all real servers share in turn; that of weight 0 takes none.
+func (s *lvsService) destinationHash() *lvsDest {
+	var buckets [256]*lvsDest
+	for i := range buckets {
+		buckets[i] = s.dests[i%len(s.dests)]
+	}
+	const golden = 0x61c88647 // hash_32 of the kernel
+	product := binary.BigEndian.Uint32(s.vip.AsSlice()) * golden
+	if d := buckets[product>>24]; d.weight > 0 {
+		return d
+	}
+	return nil
 }
 
 func (s *lvsService) leastConnections() (found *lvsDest) {
@@ -145,7 +198,7 @@ func (s *lvsService) cachedChoice(now int64) *lvsDest {
 	s.used = now
 	present := slices.DeleteFunc(slices.Clone(s.cached), func(d *lvsDest) bool { return d.weight == 0 })
 	known := least(present, (*lvsDest).overhead)
-	if s.scheduler == lb.LBLCR && len(present) > 1 && now-s.changed > day {
+	if s.scheduler == lb.LBLCR && len(present) > 1 && now-s.joined > day {
 		most := present[0]
 		for _, d := range present {
 			if most.overhead()*d.weight < d.overhead()*most.weight {
@@ -153,7 +206,7 @@ func (s *lvsService) cachedChoice(now int64) *lvsDest {
 			}
 		}
 		s.drop(most)
-		s.changed = now
+		s.joined = now
 	}
 	if known != nil && !s.isOverloaded(known) {
 		return known
@@ -165,7 +218,7 @@ func (s *lvsService) cachedChoice(now int64) *lvsDest {
 		s.cached = []*lvsDest{chosen}
 	case !slices.Contains(s.cached, chosen):
 		s.cached = slices.Insert(s.cached, 0, chosen)
-		s.changed = now
+		s.joined = now
 	}
 	return chosen
 }

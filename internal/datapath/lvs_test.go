@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -17,7 +18,10 @@ import (
 type lvsWorld struct {
 	*rig
 	service  lvsService
+	real     *realLVS // nil: the model alone
+	at       netip.AddrPort
 	protocol lb.Protocol
+	kind     int // of weights
 	random   *rand.Rand
 	reals    []uint32
 	loads    mapped
@@ -42,8 +46,8 @@ func TestSchedulersAgainstLVS(t *testing.T) {
 	t.Parallel()
 	d := newRig(t, tableOf(8*flowBuckets, spillBuckets)) // so large that nothing is evicted
 	for _, scheduler := range lb.Schedulers() {
-		if slices.Contains([]lb.Scheduler{lb.SH, lb.MH, lb.DH}, scheduler) {
-			continue // of clients and destinations alone: tests of their own
+		if scheduler == lb.SH || scheduler == lb.MH {
+			continue // of clients alone: tests of their own
 		}
 		t.Run(scheduler.String(), func(t *testing.T) {
 			rounds := uint64(6)
@@ -65,64 +69,79 @@ func TestSchedulersAgainstLVS(t *testing.T) {
 func FuzzSchedulers(f *testing.F) {
 	f.Add(uint64(1), uint8(lb.WLC))
 	f.Fuzz(func(t *testing.T, seed uint64, scheduler uint8) {
-		list := []lb.Scheduler{lb.RR, lb.WRR, lb.LC, lb.WLC, lb.LBLC, lb.LBLCR, lb.SED, lb.NQ, lb.FO, lb.OVF, lb.TWOS}
+		list := []lb.Scheduler{lb.RR, lb.WRR, lb.LC, lb.WLC, lb.LBLC, lb.LBLCR, lb.SED, lb.NQ, lb.FO, lb.OVF, lb.TWOS, lb.DH}
 		d := newRig(t, tableOf(8*flowBuckets, spillBuckets))
 		d.runLVS(t, list[int(scheduler)%len(list)], seed)
 	})
 }
 
 func (d *rig) runLVS(t *testing.T, scheduler lb.Scheduler, seed uint64) {
-	defer d.reportTo(t)()
 	random := rand.New(rand.NewPCG(seed, 0))
-	w := &lvsWorld{
-		rig: d, random: random, loads: mapMemory(t, d.maps["loads"]), live: map[int]*lvsFlow{}, ended: map[int]bool{}, era: 1,
-		protocol: []lb.Protocol{lb.TCP, lb.TCP, lb.UDP}[random.IntN(3)],
-		service:  lvsService{scheduler: scheduler, position: -1},
-		reals:    d.addReals([]int{1, 2, 3, 7, 40, 70}[random.IntN(6)]),
-	}
-	d.forget()
-	d.turn(0)
-	clear(w.loads)
-	kind := random.IntN(4)
+	protocol := []lb.Protocol{lb.TCP, lb.TCP, lb.UDP}[random.IntN(3)]
+	kind, reals := random.IntN(4), []int{1, 2, 3, 7, 40, 70}[random.IntN(6)]
 	if scheduler == lb.LBLC || scheduler == lb.LBLCR { // which differ from wlc where some are overloaded, and others not
-		kind, w.protocol, w.reals = 2, lb.TCP, d.addReals(2+random.IntN(3))
+		kind, protocol, reals = 2, lb.TCP, 2+random.IntN(3)
 	}
-	for _, id := range w.reals {
-		w.service.dests = append(w.service.dests, &lvsDest{id: id, weight: w.weight(kind)})
+	w := d.newLVSWorld(t, scheduler, protocol, random)
+	w.kind = kind
+	for range reals {
+		w.add(w.weight())
 	}
 	w.publish()
 	for step := range 600 {
-		what := w.step(t, kind)
+		what := w.step(t)
 		if t.Failed() {
-			t.Fatalf("step %d of seed %d, %d backends: %s", step, seed, len(w.reals), what)
+			t.Fatalf("step %d of seed %d, %d backends: %s", step, seed, reals, what)
 		}
 	}
 	w.compareLoads(t)
 }
 
+// newLVSWorld has a service without backends, on any address.
+func (d *rig) newLVSWorld(t *testing.T, scheduler lb.Scheduler, protocol lb.Protocol, random *rand.Rand) *lvsWorld {
+	t.Cleanup(d.reportTo(t))
+	vip := netip.AddrFrom4([4]byte{172, 10, 0, byte(1 + random.IntN(250))})
+	w := &lvsWorld{
+		rig: d, random: random, loads: mapMemory(t, d.maps["loads"]), live: map[int]*lvsFlow{}, ended: map[int]bool{}, era: 1,
+		at: netip.AddrPortFrom(vip, portPlain), protocol: protocol,
+		service: lvsService{scheduler: scheduler, vip: vip, position: -1},
+	}
+	d.forget()
+	d.turn(0)
+	clear(w.loads)
+	return w
+}
+
+// add gives the service a backend. Those that came before follow it in LVS's list, and so their addresses are higher.
+func (w *lvsWorld) add(weight int64) *lvsDest {
+	w.reals = w.addReals(len(w.service.dests) + 1)
+	for _, d := range w.service.dests {
+		d.id++
+	}
+	d := &lvsDest{id: w.reals[0], weight: weight}
+	w.service.add(d)
+	return d
+}
+
 // weight is small and often 0, or any, or 1.
-func (w *lvsWorld) weight(kind int) int64 {
+func (w *lvsWorld) weight() int64 {
 	switch {
 	case w.random.IntN(8) == 0:
 		return 0
-	case kind == 0:
+	case w.kind == 0:
 		return 1
-	case kind == 1 && w.service.scheduler != lb.WRR: // whose table has room for small weights only
+	case w.kind == 1 && w.service.scheduler != lb.WRR: // whose table has room for small weights only
 		return w.random.Int64N(lb.MaxWeight) + 1
 	default:
 		return w.random.Int64N(5) + 1
 	}
 }
 
-func (w *lvsWorld) step(t *testing.T, kind int) string {
-	turns := w.service.scheduler == lb.RR || w.service.scheduler == lb.WRR // LVS begins anew elsewhere
+func (w *lvsWorld) step(t *testing.T) string {
 	switch n := w.random.IntN(100); {
-	case n < 2 && !turns:
-		d := w.service.dests[w.random.IntN(len(w.service.dests))]
-		d.weight = w.weight(kind)
-		w.publish()
-		return fmt.Sprintf("weight of %d is %d", d.id, d.weight)
-	case n < 3 && !turns:
+	case n < 2:
+		return w.setWeight(w.service.dests[w.random.IntN(len(w.service.dests))], w.weight())
+	case n < 3:
 		return w.replace(w.service.dests[w.random.IntN(len(w.service.dests))])
 	case n < 4 && looksAtLoads(w.service.scheduler):
 		return w.change()
@@ -142,18 +161,20 @@ func (w *lvsWorld) step(t *testing.T, kind int) string {
 
 // any is the number of a client that has a connection.
 func (w *lvsWorld) any() int {
-	numbers := make([]int, 0, len(w.live))
-	for number := range w.live {
-		numbers = append(numbers, number)
-	}
-	slices.Sort(numbers) // so that a seed gives the same again
+	numbers := slices.Sorted(maps.Keys(w.live)) // so that a seed gives the same again
 	return numbers[w.random.IntN(len(numbers))]
+}
+
+func (w *lvsWorld) setWeight(d *lvsDest, weight int64) string {
+	w.service.setWeight(d, weight)
+	w.publish()
+	return fmt.Sprintf("weight of %d is %d", d.id, d.weight)
 }
 
 // publish makes the service live, with the tables that user space makes of it.
 func (w *lvsWorld) publish() {
 	s := &service{}
-	s.setKey(lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, portPlain), Protocol: w.protocol})
+	s.setKey(lb.ServiceKey{Addr: w.at, Protocol: w.protocol})
 	s.Scheduler = uint32(w.service.scheduler)
 	for _, d := range w.service.dests {
 		b := &backend{id: d.id, listed: d.weight > 0}
@@ -166,7 +187,7 @@ func (w *lvsWorld) publish() {
 		w.tb.Fatal(err)
 	}
 	v := virtual{
-		at: netip.AddrPortFrom(vip4, portPlain), protocol: uint8(w.protocol), era: w.era,
+		at: w.at, protocol: uint8(w.protocol), era: w.era,
 		scheduler: xdplbScheduler(s.Scheduler),
 	}
 	for _, i := range shape {
@@ -179,6 +200,28 @@ func (w *lvsWorld) publish() {
 	}
 	w.rig.publish(v)
 	w.pairs = v.members
+	if w.service.scheduler == lb.RR || w.service.scheduler == lb.WRR {
+		w.align(v.slots)
+	}
+}
+
+// align lets the program go on where LVS does. After a change both go through the same cycle, but may begin anywhere.
+func (w *lvsWorld) align(slots []uint32) {
+	if len(slots) == 0 {
+		return
+	}
+	ahead := w.service.clone()
+	var cycle []uint32
+	for range slots {
+		cycle = append(cycle, ahead.schedule(0, [2]*lvsDest{}).id)
+	}
+	for first := range slots {
+		if slices.Equal(cycle, slices.Concat(slots[first:], slots[:first])) {
+			w.turn(uint64(first))
+			return
+		}
+	}
+	w.tb.Fatalf("the slots %d are not LVS's cycle %d, wherever one begins", slots, cycle)
 }
 
 // pair are the two that the program's draw gives.
@@ -186,7 +229,7 @@ func (w *lvsWorld) pair(client netip.AddrPort) (pair [2]*lvsDest) {
 	if w.service.scheduler != lb.TWOS {
 		return pair
 	}
-	hash := w.hashOf(client, netip.AddrPortFrom(vip4, portPlain), uint8(w.protocol))
+	hash := w.hashOf(client, w.at, uint8(w.protocol))
 	random := mix64(w.turns<<32 ^ uint64(hash.tag))
 	for i, half := range []uint32{uint32(random), uint32(random >> 32)} {
 		pair[i] = w.dest(w.pairs[2*(uint64(half)*uint64(len(w.pairs)/2)>>32)])
@@ -205,9 +248,9 @@ func lvsClient(number int) netip.AddrPort {
 func (w *lvsWorld) packet(number int, flags tcpFlags) []byte {
 	client := lvsClient(number)
 	if w.protocol == lb.UDP {
-		return frame(ip4(from4(client.Addr())), udpFrom(client.Port(), portPlain))
+		return frame(ip4(from4(client.Addr()), to4(w.at.Addr())), udpFrom(client.Port(), portPlain))
 	}
-	return frame(ip4(from4(client.Addr())), tcp(client.Port(), portPlain, flags))
+	return frame(ip4(from4(client.Addr()), to4(w.at.Addr())), tcp(client.Port(), portPlain, flags))
 }
 
 // connect lets a client open a connection, and compares where it goes.
@@ -222,6 +265,7 @@ func (w *lvsWorld) connect(t *testing.T, number int) string {
 		want = w.service.schedule(int64(nowTicks(t))+w.ahead, w.pair(lvsClient(number)))
 		w.turns++
 	}
+	w.compareReal(w.packet(number, tcpFlags{syn: true}), want)
 	action, out := w.run(w.packet(number, tcpFlags{syn: true}))
 	switch got := macAddr(out[:6]); {
 	case want == nil && action != xdpPass:
@@ -238,6 +282,21 @@ func (w *lvsWorld) connect(t *testing.T, number int) string {
 	return what
 }
 
+// compareReal compares where the real LVS sends a frame, if there is one; nil is nowhere.
+func (w *lvsWorld) compareReal(in []byte, want *lvsDest) {
+	w.tb.Helper()
+	if w.real == nil {
+		return
+	}
+	number := -1
+	if want != nil {
+		number = int(want.id - w.reals[0])
+	}
+	if got := w.real.send(in); got != number {
+		w.tb.Errorf("LVS sends it to real server %d, its model to %d", got, number)
+	}
+}
+
 func (w *lvsWorld) count(flow *lvsFlow, n int64) {
 	switch {
 	case flow == nil:
@@ -250,11 +309,12 @@ func (w *lvsWorld) count(flow *lvsFlow, n int64) {
 
 // goOn sends another packet of a connection: it is established, or it ends.
 func (w *lvsWorld) goOn(number int, flags tcpFlags) string {
+	flow := w.live[number]
+	w.compareReal(w.packet(number, flags), flow.dest)
 	w.run(w.packet(number, flags))
 	if w.protocol == lb.UDP {
 		return "a datagram"
 	}
-	flow := w.live[number]
 	w.count(flow, -1)
 	if flags.fin || flags.rst {
 		w.ended[number] = true
@@ -266,7 +326,7 @@ func (w *lvsWorld) goOn(number int, flags tcpFlags) string {
 
 // expire takes a connection away, as the sweep does.
 func (w *lvsWorld) expire(number int) string {
-	hash := w.hashOf(lvsClient(number), netip.AddrPortFrom(vip4, portPlain), uint8(w.protocol))
+	hash := w.hashOf(lvsClient(number), w.at, uint8(w.protocol))
 	index, flow := w.homeOf(hash), w.live[number]
 	bucket := w.bucket(index)
 	way := slices.Index(bucket.Tag[:], hash.tag)

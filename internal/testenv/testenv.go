@@ -50,6 +50,15 @@ func Require(tb testing.TB, needs ...Need) {
 	}
 }
 
+// RequireLVS skips the test where the kernel has no LVS, with RequireAll too: the guests of scripts/kernels have it, and CI
+// runs such tests there.
+func RequireLVS(tb testing.TB) {
+	tb.Helper()
+	if _, err := os.Stat("/proc/net/ip_vs"); err != nil {
+		tb.Skip("needs a kernel with LVS: modprobe ip_vs")
+	}
+}
+
 // Namespace moves the calling goroutine, for the rest of its life, into namespaces of its own, as [Isolate] does. The
 // thread is never given back to the runtime: it ends with the test, and the namespaces with it.
 func Namespace(tb testing.TB) {
