@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -309,8 +310,7 @@ func agree(real result, ours result, declined bool) string {
 func TestAgainstRealIPVSADM(t *testing.T) {
 	t.Parallel()
 	testenv.Require(t, testenv.Root, testenv.Command(debianIPVSADM))
-	cases := append(oddCommands(), optionMatrix()...)
-	cases = append(cases, randomCommands(200)...)
+	cases := slices.Concat(oddCommands(), optionMatrix(), orderMatrix(), gluedMatrix(), pairMatrix(), randomCommands(200))
 	next := make(chan []string)
 	var workers sync.WaitGroup
 	for range 4 {
@@ -439,15 +439,7 @@ func optionMatrix() (cases [][]string) {
 	every := os.Getenv(testenv.RequireAll) != ""
 	turn := 0
 	for _, verb := range append(verbSpellings, optionSpellings[0]) {
-		var needed []string
-		switch verb.long {
-		case "--add-service", "--edit-service", "--delete-service":
-			needed = []string{"-t", "1.2.3.4:80"}
-		case "--add-server", "--edit-server", "--delete-server":
-			needed = []string{"-t", "1.2.3.4:80", "-r", "1.2.3.5"}
-		case "--set":
-			needed = []string{"1", "2", "3"}
-		}
+		needed := verb.needed()
 		for _, option := range optionSpellings {
 			verbs, options := verb.forms(), option.forms()
 			turn++
@@ -460,6 +452,80 @@ func optionMatrix() (cases [][]string) {
 					if needed != nil && (turn+i+j)%4 == 0 {
 						cases = append(cases, concat(v, o), concat(v, o, needed))
 					}
+				}
+			}
+		}
+	}
+	return cases
+}
+
+// needed is what a command cannot do without.
+func (s spelling) needed() []string {
+	switch s.long {
+	case "--add-service", "--edit-service", "--delete-service":
+		return []string{"-t", "1.2.3.4:80"}
+	case "--add-server", "--edit-server", "--delete-server":
+		return []string{"-t", "1.2.3.4:80", "-r", "1.2.3.5"}
+	case "--set":
+		return []string{"1", "2", "3"}
+	}
+	return nil
+}
+
+// orderMatrix is what comes in a wrong order: every option before every command, every command after every other, and
+// every option twice, in all its spellings.
+func orderMatrix() (cases [][]string) {
+	for _, verb := range verbSpellings {
+		command := verb.forms()[0]
+		for _, option := range optionSpellings {
+			cases = append(cases, concat(option.forms()[0], command, verb.needed()))
+			for _, again := range option.forms() {
+				cases = append(cases, concat(command, verb.needed(), option.forms()[0], again))
+			}
+		}
+		for _, other := range verbSpellings {
+			cases = append(cases, concat(command, verb.needed(), other.forms()[0]), concat(command, other.forms()[0], other.needed()))
+		}
+	}
+	return cases
+}
+
+// gluedMatrix is every command and every option that have a letter, or two options, in one word.
+func gluedMatrix() (cases [][]string) {
+	for _, verb := range verbSpellings {
+		if verb.short == "" {
+			continue
+		}
+		for _, option := range slices.Concat(optionSpellings, verbSpellings) {
+			if option.short == "" {
+				continue
+			}
+			letter := option.short[1:]
+			for _, words := range [][]string{{letter, option.value}, {letter + option.value}, {letter + "=" + option.value}} {
+				words = slices.DeleteFunc(words, func(word string) bool { return word == "" })
+				cases = append(cases,
+					concat([]string{verb.short + words[0]}, words[1:], verb.needed()),
+					concat([]string{verb.short}, verb.needed(), []string{"-n" + words[0]}, words[1:]),
+					concat([]string{verb.short}, verb.needed(), []string{"-o" + words[0]}, words[1:]))
+			}
+		}
+	}
+	return cases
+}
+
+// pairMatrix is every pair of options after those commands that take some. Where skipping is allowed, it is a tenth of it.
+func pairMatrix() (cases [][]string) {
+	every := os.Getenv(testenv.RequireAll) != ""
+	for _, verb := range verbSpellings {
+		switch verb.long {
+		case "--add-service", "--add-server", "--list", "--save", "--zero", "--start-daemon":
+		default:
+			continue
+		}
+		for i, first := range optionSpellings {
+			for j, second := range optionSpellings {
+				if every || (i+3*j)%10 == 0 {
+					cases = append(cases, concat(verb.forms()[0], verb.needed(), first.forms()[0], second.forms()[0]))
 				}
 			}
 		}
