@@ -5,6 +5,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -137,16 +138,24 @@ func (l *layout) writeTables(d *Datapath) error {
 	return errors.Join(err, group.Wait())
 }
 
-// fillTables does what a plain store can do, as no packet sees the tables yet.
+// fillTables does by plain stores, as no packet sees the tables yet, and on all CPUs, as Maglev tables take long.
 func (l *layout) fillTables(memory *slotMemory) error {
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
 	for _, t := range l.tables {
-		slots, err := memory.slots(t.at, t.slots)
-		if err != nil {
-			return fmt.Errorf("writing a lookup table: %w", err)
-		}
-		t.fill(slots)
+		group.Go(func() error {
+			slots, err := memory.slots(t.at, t.slots)
+			if err == nil {
+				err = t.fill(slots)
+			}
+			if err != nil {
+				return fmt.Errorf("writing a lookup table: %w", err)
+			}
+			t.fill = nil // and with it the shape
+			return nil
+		})
 	}
-	return nil
+	return group.Wait()
 }
 
 // storeHops changes next hops of backends that packets use, a word each.

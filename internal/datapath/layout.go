@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"xdplb/internal/lb"
+	"xdplb/internal/schedule"
 )
 
 // layout is what must be written to get from the live configuration to another.
@@ -325,15 +326,17 @@ func (p *planner) addTable(was, now *service) error {
 	if len(list) == 0 {
 		return nil
 	}
+	if now.Scheduler == uint32(lb.MH) && len(list) <= schedule.MaxSlots {
+		return p.addMaglev(now, list)
+	}
 	shape, err := p.shapes.shape(now, list)
 	if err != nil || len(shape) == 0 {
 		return err
 	}
 	now.Slots = uint32(len(shape))
-	now.Table, err = p.newTable(now.Slots, alignment(now.Slots), func(slots []uint32) {
-		for i, index := range shape {
-			slots[i] = list[index].id
-		}
+	now.Table, err = p.newTable(now.Slots, alignment(now.Slots), func(slots []uint32) error {
+		fillSlots(slots, list, shape)
+		return nil
 	})
 	if err != nil || !looksAtLoads(lb.Scheduler(now.Scheduler)) {
 		return err
@@ -341,20 +344,42 @@ func (p *planner) addTable(was, now *service) error {
 	return p.addMembers(now, list, members(lb.Scheduler(now.Scheduler), list, shape))
 }
 
+// addMaglev plans the table of an mh service that is new. Its shape takes longer than all the rest of the plan; it is made
+// when the table is written.
+func (p *planner) addMaglev(now *service, list []candidate) (err error) {
+	later := p.shapes.later(now, list)
+	now.Slots = now.maglevSlots()
+	now.Table, err = p.newTable(now.Slots, lineSlots, func(slots []uint32) error {
+		shape, err := later()
+		if err == nil {
+			fillSlots(slots, list, shape)
+		}
+		return err
+	})
+	return err
+}
+
+func fillSlots(slots []uint32, list []candidate, shape []int) {
+	for i, index := range shape {
+		slots[i] = list[index].id
+	}
+}
+
 // addMembers plans the table of those who are chosen from by load (struct member).
 func (p *planner) addMembers(now *service, list []candidate, members []int) (err error) {
 	now.MemberCount = uint32(len(members))
-	now.Members, err = p.newTable(memberSlots(now.MemberCount), uint64(slotsEach), func(slots []uint32) {
+	now.Members, err = p.newTable(memberSlots(now.MemberCount), uint64(slotsEach), func(slots []uint32) error {
 		clear(slots)
 		for i, index := range members {
 			slots[2*i], slots[2*i+1] = list[index].id, list[index].weight
 		}
+		return nil
 	})
 	return err
 }
 
 // newTable plans a lookup table, which fill writes when it is built.
-func (p *planner) newTable(slots uint32, align uint64, fill func([]uint32)) (at uint32, err error) {
+func (p *planner) newTable(slots uint32, align uint64, fill func([]uint32) error) (at uint32, err error) {
 	if p.space == nil {
 		p.space = newSpace(tablesOf(p.live.values))
 	}

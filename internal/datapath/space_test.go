@@ -202,7 +202,7 @@ func TestTooLittleMemory(t *testing.T) {
 	}
 	defer d.Close()
 	p := &planner{d: d, live: &configuration{}, layout: &layout{}, available: func() (uint64, error) { return 2 * partBytes, nil }}
-	fill := func([]uint32) {}
+	fill := func([]uint32) error { return nil }
 	if _, err := p.newTable(2*partSlots, lineSlots, fill); err != nil {
 		t.Fatal(err)
 	}

@@ -151,12 +151,14 @@ func (s *succession) add(i int, slot, previous uint32) {
 // addSuccession plans the tables; inherit visits every slot.
 func (p *planner) addSuccession(was, now *service, sum succession, inherit func(func(int, uint32, uint32))) (err error) {
 	now.Slots = uint32(sum.count)
-	now.Table, err = p.newTable(now.Slots, lineSlots, func(into []uint32) {
+	now.Table, err = p.newTable(now.Slots, lineSlots, func(into []uint32) error {
 		inherit(func(i int, slot, _ uint32) { into[i] = slot })
+		return nil
 	})
 	if err == nil && sum.previous {
-		now.Previous, err = p.newTable(now.Slots, lineSlots, func(into []uint32) {
+		now.Previous, err = p.newTable(now.Slots, lineSlots, func(into []uint32) error {
 			inherit(func(i int, _, previous uint32) { into[i] = previous })
+			return nil
 		})
 	}
 	switch {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"sync"
 
 	"xdplb/internal/lb"
 	"xdplb/internal/schedule"
@@ -53,10 +54,15 @@ func looksAtLoads(scheduler lb.Scheduler) bool {
 }
 
 // shapes remembers lookup tables as indexes into the candidates: services on the same real servers (ports 80 and 443)
-// differ in the ids alone, and Maglev tables take milliseconds.
-type shapes map[string][]int
+// differ in the ids alone, and Maglev tables take up to some milliseconds.
+type shapes map[string]func() ([]int, error)
 
 func (s shapes) shape(of *service, list []candidate) ([]int, error) {
+	return s.later(of, list)()
+}
+
+// later is shape for who wants it later, perhaps on several CPUs.
+func (s shapes) later(of *service, list []candidate) func() ([]int, error) {
 	scheduler := lb.Scheduler(of.Scheduler)
 	key := []byte{byte(scheduler), of.Flags}
 	if scheduler == lb.DH {
@@ -74,14 +80,12 @@ func (s shapes) shape(of *service, list []candidate) ([]int, error) {
 			key = append(key, address[:]...)
 		}
 	}
-	if shape, ok := s[string(key)]; ok {
-		return shape, nil
-	}
-	shape, err := newShape(of, addrs, weights)
-	if err == nil {
+	shape := s[string(key)]
+	if shape == nil {
+		shape = sync.OnceValues(func() ([]int, error) { return newShape(of, addrs, weights) })
 		s[string(key)] = shape
 	}
-	return shape, err
+	return shape
 }
 
 // newShape makes the slots of a service. Those that look at loads use them in flood mode alone.
@@ -132,5 +136,5 @@ func members(scheduler lb.Scheduler, list []candidate, shape []int) []int {
 type table struct {
 	at    uint32
 	slots uint32
-	fill  func(slots []uint32)
+	fill  func(slots []uint32) error
 }
