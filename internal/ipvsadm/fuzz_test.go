@@ -17,22 +17,32 @@ import (
 	"xdplb/internal/lb"
 )
 
-// FuzzRules restores any text: what is accepted is valid, and comes back from what is saved of it.
+// FuzzRules restores any text, to a table that is not empty: it is done wholly or changes nothing, what comes of it is valid,
+// and comes back from what is saved of it.
 func FuzzRules(f *testing.F) {
 	f.Add(cut(golden(f, "lvs/20-save-n.txt")))
 	f.Add("ipvsadm -As rr -t1.2.3.4:80 # x\r\n\n--add-server --tcp-service=1.2.3.4:80 -gw0 -r 1.2.3.5:80\n-E -t 1.2.3.4:80 -s mh\n")
 	f.Add("-A -t [2001:db8::64]:80 -s sh\n-a -t [2001:db8::64]:80 -r 2001:db8::8\n-d -t [2001:db8::64]:80 -r [2001:db8::8]:80\n-C\n")
 	f.Add("-A -u 1.2.3.4 -p7 -M 255.255.0.0 -ob flag-3\n-a -u 1.2.3.4 -r 1.2.3.5:0 -x9 -y=8\n--set 1 0 -- 3\n-Z\n")
+	f.Add("-d -t 172.10.0.9:80 -r 192.168.60.9\n-D -u 172.10.0.10:53\n-D -u 172.10.0.10:53\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		state, err := restore(strings.NewReader(text))
-		if err != nil {
-			if !strings.HasPrefix(err.Error(), "line ") {
-				t.Errorf("error without a line: %v", err)
-			}
+		before := parse(t, "-A -t 172.10.0.9:80 -s rr\n-a -t 172.10.0.9:80 -r 192.168.60.9 -x 100\n-A -u 172.10.0.10:53 -s mh -o\n")
+		state := before.Clone()
+		rules, err := ipvsadm.ParseRules(strings.NewReader(text), "ipvsadm", ipvsadm.Names{})
+		if err == nil {
+			_, err = rules.Edit(&state)
+		}
+		if err == nil {
+			state.Timeouts = lb.Timeouts{} // have no place in a saved file
+			checkSave(t, state)
 			return
 		}
-		state.Timeouts = lb.Timeouts{} // have no place in a saved file
-		checkSave(t, state)
+		if !strings.HasPrefix(err.Error(), "line ") {
+			t.Errorf("error without a line: %v", err)
+		}
+		if diff := cmp.Diff(before, state, byValue); diff != "" {
+			t.Errorf("refused by %v, but changed (-want +got):\n%s", err, diff)
+		}
 	})
 }
 
