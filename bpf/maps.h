@@ -45,6 +45,15 @@ struct {
 	__type(value, struct service_bucket);
 } service_buckets SEC(".maps");
 
+/* user writes (mmap), prog reads: the ports of services that have several. Two sides. CAPACITY */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SIDES * 4 * 4096);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct port_range);
+} port_ranges SEC(".maps");
+
 /* user writes (mmap), prog reads: keyed by service_bucket.service. Two sides. CAPACITY */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -116,7 +116,11 @@ struct config {
 	 * backends are accounted for and not yet free
 	 */
 	__u64 tidy;
-	__u64 zero[2];
+	/*
+	 * of each side: how many services have port 0, which is all ports (lower half), and how many
+	 * ranges there are (upper half)
+	 */
+	__u64 all_ports[2];
 	__u64 locked[2]; /* user only: home and spill bucket that it has locked, plus 1; 0: none */
 };
 
@@ -130,6 +134,17 @@ struct service_bucket {
 	__u64 key[SERVICE_WAYS];
 	__u32 service[SERVICE_WAYS]; /* index of services */
 	__u32 zero;
+};
+
+/*
+ * Ports of services that have several: sorted by key and port, none overlaps another. The key is
+ * that of a service with port 0.
+ */
+struct port_range {
+	__u64 key;
+	__u16 first; /* both included, in the order of the host's bytes */
+	__u16 last;
+	__u32 service; /* index of services */
 };
 
 /* Bits of a service's key beside address (0..31) and port (32..47, as on the wire). */
@@ -399,6 +414,7 @@ struct meta {
 	_Static_assert(sizeof(type) == (size), #type " is not " #size " bytes")
 ASSERT_SIZE(struct config, 64);
 ASSERT_SIZE(struct service_bucket, 64);
+ASSERT_SIZE(struct port_range, 16);
 ASSERT_SIZE(struct service, 64);
 ASSERT_SIZE(struct slots, 4 * SLOTS);
 ASSERT_SIZE(struct member, 8);

@@ -195,12 +195,27 @@ func (env *environment) printAsLVS(command ipvsadm.Command) error {
 	if err != nil {
 		return err
 	}
+	env.warnOfPorts(command, now.state)
 	view := now.lvsView()
 	if !command.Listing.Numeric && command.Listing.Subject == ipvsadm.Table { // which is a Save's too
 		names := env.lookUpNames(now.state)
 		view.Host, view.Port = names.host, names.port
 	}
 	return command.Print(env.stdout, view)
+}
+
+// warnOfPorts tells of services that have more ports than LVS has words for.
+func (env *environment) warnOfPorts(command ipvsadm.Command, state lb.State) {
+	for i := range state.Services {
+		service := &state.Services[i]
+		switch {
+		case service.Ports == "" || command.Named && command.Service.ServiceKey != service.ServiceKey:
+		case command.Verb == ipvsadm.VerbSave:
+			env.warn("%s has the ports %s: only xdplb's restore understands its option --port", service.ServiceKey, service.Ports)
+		default:
+			env.warn("%s has the ports %s, which ipvsadm has no words for", service.ServiceKey, service.Ports)
+		}
+	}
 }
 
 // readAsLVS reads as much as the command prints.

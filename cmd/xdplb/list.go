@@ -75,6 +75,7 @@ With --rate, the counters are read twice, one second apart.`,
 // listing prints a reading as ipvsadm does.
 func (env *environment) listing(r reading, columns ipvsadm.Columns, numeric bool) error {
 	view := r.lvsView()
+	view.Ports = true
 	if !numeric {
 		names := env.lookUpNames(r.state)
 		view.Host, view.Port = names.host, names.port

@@ -15,6 +15,8 @@ func saveCommand(env *environment) *cobra.Command {
 		Use:   "save",
 		Short: "Print the configuration in the format of ipvsadm -S -n",
 		Long: `Print the services and backends in the format of "ipvsadm -S -n", which "xdplb restore" reads, and ipvsadm too.
+Of services of several ports, only "xdplb restore" understands the option --port.
+
 The format has no place for MAC addresses given by hand; "xdplb apply" reads one that does.`,
 		Example: `  xdplb save > /etc/xdplb.rules`,
 		Args:    takes(),

@@ -41,35 +41,54 @@ const schedulersHelp = `Schedulers:
 
 func serviceAddCommand(env *environment) *cobra.Command {
 	scheduler := lb.DefaultScheduler
-	return serviceVerb(env, &cobra.Command{
+	var ports portsFlag
+	cmd := serviceVerb(env, &cobra.Command{
 		Use:   "add ADDRESS:PORT",
 		Short: "Add a service without backends",
-		Long:  "Add a service without backends.\n\n" + schedulersHelp,
+		Long:  "Add a service without backends.\n\n" + portsHelp + "\n\n" + schedulersHelp,
 		Example: `  xdplb service add 172.10.0.9:80
   xdplb service add 172.10.0.9:53 --protocol udp --scheduler wrr
-  xdplb service add [2001:db8::64]:443 --scheduler mh`,
+  xdplb service add [2001:db8::64]:443 --scheduler mh
+  xdplb service add 172.10.0.9 --port 8000-8099,443`,
 	}, &scheduler, func(state *lb.State, key lb.ServiceKey) error {
-		return state.AddService(lb.Service{ServiceKey: key, Scheduler: scheduler})
+		service := lb.Service{ServiceKey: key, Scheduler: scheduler}
+		ports.edit(&service)
+		return state.AddService(service)
 	})
+	ports.add(cmd)
+	run := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return run(cmd, []string{ports.complete(args[0])}) }
+	return cmd
 }
 
 func serviceSetCommand(env *environment) *cobra.Command {
 	scheduler := lb.DefaultScheduler
-	cmd := serviceVerb(env, &cobra.Command{
-		Use:   "set ADDRESS:PORT --scheduler NAME",
-		Short: "Change a service's scheduler",
-		Long: `Change a service's scheduler. Connections stay with their backends; new ones are scheduled anew.
+	var (
+		ports portsFlag
+		cmd   *cobra.Command
+	)
+	cmd = serviceVerb(env, &cobra.Command{
+		Use:   "set ADDRESS:PORT [--scheduler NAME] [--port PORTS]",
+		Short: "Change a service's scheduler or ports",
+		Long: `Change a service's scheduler or ports; what is not given stays as it is. Connections stay with their backends, as long as
+their port is the service's; new ones are scheduled anew.
 
-` + schedulersHelp,
-		Example: `  xdplb service set 172.10.0.9:80 --scheduler wrr`,
+` + portsHelp + "\n\n" + schedulersHelp,
+		Example: `  xdplb service set 172.10.0.9:80 --scheduler wrr
+  xdplb service set 172.10.0.9:80 --port 80,8080-8089
+  xdplb service set 172.10.0.9:80 --port 80`,
 	}, &scheduler, func(state *lb.State, key lb.ServiceKey) error {
 		return state.SetService(key, func(service *lb.Service) error {
-			service.Scheduler = scheduler
+			if cmd.Flags().Changed("scheduler") {
+				service.Scheduler = scheduler
+			}
+			ports.edit(service)
 			return nil
 		})
 	})
 	cmd.Flags().Lookup("scheduler").DefValue = ""
-	requireFlag(cmd, "scheduler")
+	ports.add(cmd)
+	requireAnyFlag(cmd, "scheduler", "port")
 	return cmd
 }
 
@@ -132,10 +151,10 @@ func serviceListCommand(env *environment) *cobra.Command {
 			if asJSON {
 				return env.json(serviceViews(state, attached))
 			}
-			rows := [][]string{{"PROTOCOL", "SERVICE", "SCHEDULER", "BACKENDS"}}
+			rows := [][]string{{"PROTOCOL", "SERVICE", "PORTS", "SCHEDULER", "BACKENDS"}}
 			for _, s := range state.Services {
 				rows = append(rows, []string{
-					s.Protocol.String(), s.Addr.String(), s.Scheduler.String(), strconv.Itoa(len(s.Backends)),
+					s.Protocol.String(), s.Addr.String(), portsText(s), s.Scheduler.String(), strconv.Itoa(len(s.Backends)),
 				})
 			}
 			return env.table(rows)

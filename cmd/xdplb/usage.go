@@ -156,6 +156,17 @@ func requireFlag(cmd *cobra.Command, name string) {
 	}
 }
 
+// requireAnyFlag makes flags, one group in a command, of which at least one must be given, as requireFlag does.
+func requireAnyFlag(cmd *cobra.Command, names ...string) {
+	cmd.MarkFlagsOneRequired(names...)
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		if !slices.ContainsFunc(names, cmd.Flags().Changed) {
+			return usagef("nothing to change: give --%s or --%s", strings.Join(names[:len(names)-1], ", --"), names[len(names)-1])
+		}
+		return nil
+	}
+}
+
 // exclusive makes flags, one group in a command, of which no more than one can be given. It looks before cobra does, to
 // say it in fewer words.
 func exclusive(cmd *cobra.Command, names ...string) {

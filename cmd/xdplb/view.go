@@ -17,6 +17,7 @@ type serviceView struct {
 	Protocol  string        `json:"protocol"`
 	Address   netip.Addr    `json:"address"`
 	Port      uint16        `json:"port"`
+	Ports     string        `json:"ports,omitempty"` // all of them, if there are several: "443,8000-8099"
 	Scheduler string        `json:"scheduler"`
 	Total     *trafficView  `json:"total,omitempty"`
 	PerSecond *trafficView  `json:"per_second,omitempty"`
@@ -52,6 +53,7 @@ func serviceViews(state lb.State, attached interfaces) []serviceView {
 			Protocol:  s.Protocol.String(),
 			Address:   s.Addr.Addr(),
 			Port:      s.Addr.Port(),
+			Ports:     string(s.Ports),
 			Scheduler: s.Scheduler.String(),
 			Backends:  make([]backendView, 0, len(s.Backends)),
 		}

@@ -53,7 +53,7 @@ type drivenConfig struct {
 	Epoch      uint64
 	Multiplier [2]uint64
 	Tidy       uint64
-	Zero       [2]uint64
+	AllPorts   [2]uint64
 	Locked     [2]uint64
 }
 
@@ -166,6 +166,14 @@ type drivenOrigins struct {
 	Zero [3]uint64
 }
 
+type drivenPortRange struct {
+	_       structs.HostLayout
+	Key     uint64
+	First   uint16
+	Last    uint16
+	Service uint32
+}
+
 type drivenService struct {
 	_           structs.HostLayout
 	Id          uint32
@@ -241,6 +249,7 @@ const (
 	drivenMapInterfaces            = "interfaces"
 	drivenMapLoads                 = "loads"
 	drivenMapMeta                  = "meta"
+	drivenMapPortRanges            = "port_ranges"
 	drivenMapReasons               = "reasons"
 	drivenMapRetiredCounters       = "retired_counters"
 	drivenMapServiceBuckets        = "service_buckets"
@@ -256,6 +265,7 @@ const (
 	drivenVarHashKeys              = "hash_keys"
 	drivenVarLastClock             = "last_clock"
 	drivenVarMarks                 = "marks"
+	drivenVarPortRangesPerSide     = "port_ranges_per_side"
 	drivenVarServiceBucketsPerSide = "service_buckets_per_side"
 	drivenVarSpillBuckets          = "spill_buckets"
 	drivenVarWeaklyOrdered         = "weakly_ordered"
@@ -325,6 +335,7 @@ type drivenMapSpecs struct {
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	Loads           *ebpf.MapSpec `ebpf:"loads"`
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
+	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	RetiredCounters *ebpf.MapSpec `ebpf:"retired_counters"`
 	ServiceBuckets  *ebpf.MapSpec `ebpf:"service_buckets"`
@@ -344,6 +355,7 @@ type drivenVariableSpecs struct {
 	HashKeys              *ebpf.VariableSpec `ebpf:"hash_keys"`
 	LastClock             *ebpf.VariableSpec `ebpf:"last_clock"`
 	Marks                 *ebpf.VariableSpec `ebpf:"marks"`
+	PortRangesPerSide     *ebpf.VariableSpec `ebpf:"port_ranges_per_side"`
 	ServiceBucketsPerSide *ebpf.VariableSpec `ebpf:"service_buckets_per_side"`
 	SpillBuckets          *ebpf.VariableSpec `ebpf:"spill_buckets"`
 	WeaklyOrdered         *ebpf.VariableSpec `ebpf:"weakly_ordered"`
@@ -383,6 +395,7 @@ type drivenMaps struct {
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	Loads           *ebpf.Map `ebpf:"loads"`
 	Meta            *ebpf.Map `ebpf:"meta"`
+	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	RetiredCounters *ebpf.Map `ebpf:"retired_counters"`
 	ServiceBuckets  *ebpf.Map `ebpf:"service_buckets"`
@@ -408,6 +421,7 @@ func (m *drivenMaps) Close() error {
 		m.Interfaces,
 		m.Loads,
 		m.Meta,
+		m.PortRanges,
 		m.Reasons,
 		m.RetiredCounters,
 		m.ServiceBuckets,
@@ -428,6 +442,7 @@ type drivenVariables struct {
 	HashKeys              *ebpf.Variable `ebpf:"hash_keys"`
 	LastClock             *ebpf.Variable `ebpf:"last_clock"`
 	Marks                 *ebpf.Variable `ebpf:"marks"`
+	PortRangesPerSide     *ebpf.Variable `ebpf:"port_ranges_per_side"`
 	ServiceBucketsPerSide *ebpf.Variable `ebpf:"service_buckets_per_side"`
 	SpillBuckets          *ebpf.Variable `ebpf:"spill_buckets"`
 	WeaklyOrdered         *ebpf.Variable `ebpf:"weakly_ordered"`

@@ -120,9 +120,11 @@ func TestReadRefuses(t *testing.T) {
 		{"services: []\nservice: []\n", `f:2:1: unknown key "service": want services`},
 		{"services: []\nservices: []\n", "f:2:1: key services is given twice"},
 		{"services: []\n---\nservices: []\n", "f:2:1: a second document: want one"},
-		{"services:\n  - web\n", `f:2:5: want keys (address, protocol, scheduler, backends), got the text "web"`},
+		{"services:\n  - web\n", `f:2:5: want keys (address, ports, protocol, scheduler, backends), got the text "web"`},
 		{"services:\n  - scheduler: rr\n", "f:2:5: the service has no address"},
-		{"services:\n  - adress: 172.10.0.9:80\n", `f:2:5: unknown key "adress": want address, protocol, scheduler, backends`},
+		{"services:\n  - adress: 172.10.0.9:80\n", `f:2:5: unknown key "adress": want address, ports, protocol, scheduler, backends`},
+		{"services:\n  - address: 172.10.0.9\n    ports: 90-80\n", `f:3:12: ports "90-80": the first is above the last`},
+		{"services:\n  - address: 172.10.0.9\n    ports: [80]\n", "f:3:12: ports: want text, got a list"},
 		{"services:\n  - address: 172.10.0.9\n", `f:2:14: service "172.10.0.9" has no port: want ADDRESS:PORT`},
 		{"services:\n  - address: 172.10.0.9:70000\n", "f:2:14: port 70000: want 1 to 65535"},
 		{"services:\n  - address: 80\n", "f:2:14: address: want text, got the number 80"},
@@ -153,7 +155,7 @@ func TestReadRefuses(t *testing.T) {
 		{backend + "      - address: 192.168.60.8\n", "f:5:9: backend 192.168.60.8 of TCP 172.10.0.9:80 already exists, at f:4:18"},
 		{backend + "      - address: 2001:db8::8\n", "f:5:18: backend 2001:db8::8 is IPv6, the service TCP 172.10.0.9:80 is IPv4"},
 		{backend + "      - address: 224.0.0.1\n", "f:5:18: backend 224.0.0.1 is a multicast address"},
-		{"services: &a\n  - *a\n", "f:1:11: want keys (address, protocol, scheduler, backends), got a list"},
+		{"services: &a\n  - *a\n", "f:1:11: want keys (address, ports, protocol, scheduler, backends), got a list"},
 	} {
 		file, err := config.Read("f", strings.NewReader(tt.text))
 		if err == nil || err.Error() != tt.want {
@@ -239,4 +241,29 @@ func FuzzRead(f *testing.F) {
 			t.Errorf("what was read makes no state: %v", err)
 		}
 	})
+}
+
+func TestPorts(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"address: 172.10.0.9:80":                          "TCP 172.10.0.9:80 ",
+		"{address: 172.10.0.9, ports: 443}":               "TCP 172.10.0.9:443 ",
+		"{address: 172.10.0.9:80, ports: 443}":            "TCP 172.10.0.9:80 80,443",
+		"{address: 172.10.0.9, ports: \"8000-8099,443\"}": "TCP 172.10.0.9:8000 443,8000-8099",
+		"{address: \"2001:db8::9\", ports: 80-89}":        "TCP [2001:db8::9]:80 80-89",
+	} {
+		file, err := config.Read("f", strings.NewReader("services:\n  - "+text+"\n"))
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		state, err := file.State(func(config.Backend) (lb.NextHop, error) { return lb.NextHop{}, nil })
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got := state.Services[0].String() + " " + string(state.Services[0].Ports); got != want {
+			t.Errorf("%s: got %q, want %q", text, got, want)
+		}
+	}
 }

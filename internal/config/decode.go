@@ -84,11 +84,12 @@ func (d *decoder) file(n *yaml.Node) (File, error) {
 }
 
 func (d *decoder) service(n *yaml.Node) (Service, error) {
-	values, err := d.mapping(n, "address", "protocol", "scheduler", "backends")
+	values, err := d.mapping(n, "address", "ports", "protocol", "scheduler", "backends")
 	if err != nil {
 		return Service{}, err
 	}
 	service := Service{ServiceKey: lb.ServiceKey{Protocol: lb.TCP}, Scheduler: lb.DefaultScheduler}
+	var ranges []lb.PortRange
 	addr, ok := values["address"]
 	if !ok {
 		return Service{}, d.errorf(n, "the service has no address")
@@ -102,7 +103,14 @@ func (d *decoder) service(n *yaml.Node) (Service, error) {
 			service.Scheduler, err = lb.ParseScheduler(word)
 			return err
 		}),
+		d.ports(values["ports"], func(word string) (err error) {
+			ranges, err = lb.ParsePorts(word)
+			return err
+		}),
 		d.text(addr, "address", func(word string) (err error) {
+			if alone, err := lb.ParseVIP(word); err == nil && len(ranges) > 0 {
+				word = ranges[0].Of(alone).String()
+			}
 			service.ServiceKey, err = lb.ParseServiceKey(word, service.Protocol.String())
 			return err
 		}),
@@ -111,10 +119,21 @@ func (d *decoder) service(n *yaml.Node) (Service, error) {
 			return Service{}, err
 		}
 	}
+	if len(ranges) > 0 {
+		service.Ports = lb.NewPorts(service.Addr.Port(), ranges...)
+	}
 	if list, ok := values["backends"]; ok {
 		service.Backends, err = d.backendList(list, &service)
 	}
 	return service, err
+}
+
+// ports reads a list of ports and ranges, which is a number if it is one port.
+func (d *decoder) ports(n *yaml.Node, parse func(word string) error) error {
+	if n != nil && resolve(n).ShortTag() == "!!int" {
+		return d.number(n, "ports", parse)
+	}
+	return d.text(n, "ports", parse)
 }
 
 func (d *decoder) backendList(n *yaml.Node, service *Service) ([]Backend, error) {

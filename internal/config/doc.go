@@ -4,6 +4,7 @@
 //
 //	services:
 //	  - address: 172.10.0.9:80           # an IPv6 address needs quotes: "[2001:db8::64]:80"
+//	    ports: 80,8000-8099              # if there are several; the address may do without a port then
 //	    protocol: tcp                    # tcp or udp; default tcp
 //	    scheduler: rr                    # as of service add; default wlc
 //	    backends:                        # default none

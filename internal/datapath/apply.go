@@ -122,7 +122,9 @@ func (l *layout) build(d *Datapath) error {
 	}
 	if l.directory != nil {
 		l.directory.write(d.serviceBuckets.side(to), to*uint32(len(services)))
+		l.directory.writeRanges(d.portRanges.side(to), to*uint32(len(services)))
 		d.config.store(configMultiplier+int(to), l.directory.multiplier)
+		d.config.store(configAllPorts+int(to), l.directory.allPorts)
 	}
 	return l.writeTables(d)
 }

@@ -55,6 +55,7 @@ func (d *Datapath) findLeftover(epoch uint64) *leftover {
 	left.findParts()
 	left.side = !slices.Equal(d.services.side(0), d.services.side(1)) || !slices.Equal(d.info.side(0), d.info.side(1)) ||
 		!slices.Equal(d.retired.side(0), d.retired.side(1)) ||
+		!slices.Equal(d.rangesFor(1-side(epoch)), d.portRanges.side(1-side(epoch))) ||
 		!slices.Equal(d.bucketsFor(1-side(epoch)), d.serviceBuckets.side(1-side(epoch)))
 	return left
 }
@@ -71,6 +72,20 @@ func (d *Datapath) bucketsFor(n uint32) []xdplbServiceBucket {
 		}
 	}
 	return buckets
+}
+
+// rangesFor is the same of the ranges of ports.
+func (d *Datapath) rangesFor(n uint32) []xdplbPortRange {
+	ranges, places := slices.Clone(d.portRanges.side(1-n)), uint32(len(d.services.side(n)))
+	for i := range ranges[:d.countRanges(1-n)] {
+		ranges[i].Service = ranges[i].Service%places + n*places
+	}
+	return ranges
+}
+
+// countRanges is how many ranges of ports a side has.
+func (d *Datapath) countRanges(n uint32) uint32 {
+	return uint32(d.config.load(configAllPorts+int(n)) >> allPortsRangesShift)
 }
 
 // findBackends finds backends and egresses that nothing live refers to.
@@ -194,6 +209,8 @@ func (l *leftover) forget() error {
 	copy(l.d.info.side(other), l.d.info.side(live))
 	copy(l.d.retired.side(other), l.d.retired.side(live))
 	copy(l.d.serviceBuckets.side(other), l.d.bucketsFor(other))
+	copy(l.d.portRanges.side(other), l.d.rangesFor(other))
+	l.d.config.store(configAllPorts+int(other), l.d.config.load(configAllPorts+int(live)))
 	l.d.config.store(configMultiplier+int(other), l.d.config.load(configMultiplier+int(live)))
 	l.d.config.store(configTidy, l.epoch+1)
 	return nil

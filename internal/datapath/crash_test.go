@@ -63,7 +63,8 @@ func crashStates(t testing.TB, ifindex int) (before, after lb.State) {
 			backend(false, 0, 1, hop(1)), backend(false, 1, 1, lb.NextHop{}), backend(false, 2, 1, hop(3)),
 			backend(false, 3, 1, hop(4)), backend(false, 4, 1, vlan),
 		}},
-		lb.Service{ServiceKey: key(false, 1), Scheduler: lb.WRR, Backends: []lb.Backend{backend(false, 0, 3, hop(1))}},
+		lb.Service{ServiceKey: key(false, 1), Ports: "80,443,8000-8099", Scheduler: lb.WRR,
+			Backends: []lb.Backend{backend(false, 0, 3, hop(1))}},
 		lb.Service{ServiceKey: key(true, 0), Scheduler: lb.MH, Backends: []lb.Backend{backend(true, 0, 1, hop(1))}},
 	)
 	after = state(
@@ -71,7 +72,7 @@ func crashStates(t testing.TB, ifindex int) (before, after lb.State) {
 			backend(false, 0, 1, hop(11)), backend(false, 1, 1, hop(2)), backend(false, 2, 1, lb.NextHop{}),
 			backend(false, 4, 0, hop(5)), backend(false, 5, 1, hop(6)),
 		}},
-		lb.Service{ServiceKey: key(false, 2), Scheduler: lb.SH, Backends: []lb.Backend{backend(false, 0, 3, hop(1))}},
+		lb.Service{ServiceKey: key(false, 2), Ports: "80-81", Scheduler: lb.SH, Backends: []lb.Backend{backend(false, 0, 3, hop(1))}},
 		lb.Service{ServiceKey: key(true, 0), Scheduler: lb.WRR, Backends: []lb.Backend{backend(true, 0, 1, hop(1)), backend(true, 1, 1, hop(2))}},
 	)
 	return before, after

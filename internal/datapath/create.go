@@ -108,6 +108,9 @@ func (c Capacity) meta() (xdplbMeta, error) {
 // SYN's flow, which has three of a bucket's five ways, stays for about ten seconds, which is time to answer.
 func (c Capacity) floodRate() uint32 { return max(c.Flows/16, 1024) }
 
+// portRanges is how many ranges of ports the services together may have.
+func portRanges(meta *xdplbMeta) uint32 { return max(4*meta.Services, 1024) }
+
 // size gives the maps their sizes, and the program its constants.
 func size(spec *ebpf.CollectionSpec, meta *xdplbMeta) error {
 	var specs xdplbSpecs
@@ -121,6 +124,7 @@ func size(spec *ebpf.CollectionSpec, meta *xdplbMeta) error {
 		specs.FlowOrigins:     buckets,
 		specs.FlowClients6:    buckets * ways,
 		specs.ServiceBuckets:  sides * meta.ServiceBucketsPerSide,
+		specs.PortRanges:      sides * portRanges(meta),
 		specs.Services:        sides * capacity.Services,
 		specs.BackendInfo:     sides * capacity.backendIDs(),
 		specs.Cursors:         ids(capacity.Services),
@@ -135,6 +139,7 @@ func size(spec *ebpf.CollectionSpec, meta *xdplbMeta) error {
 		specs.FlowBuckets:           meta.FlowBuckets,
 		specs.SpillBuckets:          meta.SpillBuckets,
 		specs.ServiceBucketsPerSide: meta.ServiceBucketsPerSide,
+		specs.PortRangesPerSide:     portRanges(meta),
 		specs.FloodRate:             meta.FloodRate,
 		specs.HashKeys:              meta.HashKeys,
 		specs.WeaklyOrdered:         runtime.GOARCH != "amd64",

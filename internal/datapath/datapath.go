@@ -35,6 +35,7 @@ type Datapath struct {
 	loads          pairs[xdplbLoad]
 	serviceBuckets array[xdplbServiceBucket]
 	services       array[xdplbService]
+	portRanges     array[xdplbPortRange]
 	info           array[xdplbBackendColumns]
 	retired        array[xdplbCounters] // by service id
 	slots          slotMemory
@@ -45,6 +46,7 @@ const (
 	configEpoch      = 0
 	configMultiplier = 1 // of side 0; side 1's is the next word
 	configTidy       = 3
+	configAllPorts   = 4 // of side 0; side 1's is the next word
 )
 
 // Open opens the pins for reading, under the shared lock. Errors: ErrNotAttached, *SchemaError, *LockedError,
@@ -123,6 +125,9 @@ func (d *Datapath) mapMemory() (err error) {
 	if d.services, err = mapArray[xdplbService](d.maps.Services); err != nil {
 		return err
 	}
+	if d.portRanges, err = mapArray[xdplbPortRange](d.maps.PortRanges); err != nil {
+		return err
+	}
 	if d.info, err = mapArray[xdplbBackendColumns](d.maps.BackendInfo); err != nil {
 		return err
 	}
@@ -161,7 +166,7 @@ func (d *Datapath) Close() error {
 	var errs []error
 	for _, memory := range []*words{
 		d.config, d.backends.words, d.egresses.words, d.interfaces.words, d.loads.words, d.serviceBuckets.words, d.services.words,
-		d.info.words, d.retired.words, d.slots.ids,
+		d.portRanges.words, d.info.words, d.retired.words, d.slots.ids,
 	} {
 		errs = append(errs, memory.close())
 	}

@@ -3,9 +3,13 @@
 package datapath
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+
+	"xdplb/internal/lb"
 )
 
 // maxMultipliers is how many are tried. With half a service to a bucket of five, one in a few does, whatever the keys.
@@ -16,7 +20,12 @@ type directory struct {
 	multiplier uint64
 	keys       []uint64 // of the services, by their place; 0: none is there
 	buckets    uint32
+	ranges     []xdplbPortRange // of services that have several ports, by place
+	allPorts   uint64           // the word of config that says how many those are, and how many services have port 0
 }
+
+// allPortsRangesShift is where in that word the number of ranges begins.
+const allPortsRangesShift = 32
 
 // bucketOf is what find_service in xdplb.c computes.
 func bucketOf(key, multiplier uint64, buckets uint32) uint32 {
@@ -26,7 +35,7 @@ func bucketOf(key, multiplier uint64, buckets uint32) uint32 {
 // newDirectory finds a multiplier for which no bucket overflows. The first one to be tried is given, so that it stays
 // where it can; 0: any.
 func newDirectory(keys []uint64, first uint64, buckets uint32) (directory, error) {
-	d := directory{first | 1, keys, buckets}
+	d := directory{multiplier: first | 1, keys: keys, buckets: buckets}
 	seen := make(map[uint64]bool, len(keys))
 	for _, key := range keys {
 		if seen[key] && key != 0 {
@@ -72,4 +81,51 @@ func (d *directory) write(buckets []xdplbServiceBucket, base uint32) {
 		}
 		bucket.Key[way], bucket.Service[way] = key, base+uint32(i)
 	}
+}
+
+// addRanges adds the ports of the services that have several, by place; one of those has the key 0 among the others.
+func (d *directory) addRanges(values []xdplbService, ports map[uint32]lb.Ports, room int) error {
+	for place := range values {
+		if values[place].Id != 0 && values[place].Port == 0 {
+			d.allPorts++
+		}
+	}
+	for place, list := range ports {
+		key := values[place].rangeKey()
+		for _, r := range list.Ranges() {
+			d.ranges = append(d.ranges, xdplbPortRange{Key: key, First: r.First, Last: r.Last, Service: place})
+		}
+	}
+	if len(d.ranges) > room {
+		return fmt.Errorf("%d ranges of ports: there is room for %d, four for each service that the tables can hold",
+			len(d.ranges), room)
+	}
+	slices.SortFunc(d.ranges, func(a, b xdplbPortRange) int {
+		return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.First, b.First))
+	})
+	d.allPorts |= uint64(len(d.ranges)) << allPortsRangesShift
+	return nil
+}
+
+// writeRanges fills the ranges of a side, whose services stand in the map services from index base on.
+func (d *directory) writeRanges(ranges []xdplbPortRange, base uint32) {
+	clear(ranges[copy(ranges, d.ranges):])
+	for i := range d.ranges {
+		ranges[i].Service += base
+	}
+}
+
+// readPorts reads the ports of the services of a side that have several, by place.
+func (d *Datapath) readPorts(n uint32) map[uint32]lb.Ports {
+	places := uint32(len(d.services.side(n)))
+	lists := make(map[uint32][]lb.PortRange)
+	for _, r := range d.portRanges.side(n)[:d.countRanges(n)] {
+		place := r.Service % places
+		lists[place] = append(lists[place], lb.PortRange{First: r.First, Last: r.Last})
+	}
+	ports := make(map[uint32]lb.Ports, len(lists))
+	for place, list := range lists {
+		ports[place] = lb.NewPorts(list[0].First, list...)
+	}
+	return ports
 }

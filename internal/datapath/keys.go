@@ -44,6 +44,12 @@ func (s *xdplbService) word() uint64 {
 	return keyIP6 | mix(mix(low^(uint64(s.Protocol)<<16|uint64(s.Port)))^high)>>1
 }
 
+// rangeKey is the key by which the service's address and protocol stand in port_ranges.
+func (s xdplbService) rangeKey() uint64 {
+	s.Port = 0
+	return s.word()
+}
+
 // mix is that of schedule.h.
 func mix(x uint64) uint64 {
 	x ^= x >> 30

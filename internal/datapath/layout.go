@@ -5,6 +5,7 @@ package datapath
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -43,7 +44,7 @@ type cold struct {
 
 // newSide says whether services, lookup tables, cold columns or what was zeroed differ, for which a new epoch is needed.
 func (l *layout) newSide() bool {
-	return len(l.services) > 0 || len(l.columns) > 0 || len(l.zeroed) > 0
+	return l.directory != nil || len(l.services) > 0 || len(l.columns) > 0 || len(l.zeroed) > 0
 }
 
 func (l *layout) empty() bool {
@@ -68,6 +69,9 @@ type planner struct {
 	space      *space // nil: nobody has wanted any yet
 	available  func() (uint64, error)
 
+	ports map[uint32]lb.Ports // of the services that will have several, by place
+	moves bool                // services come, go, or have other ports
+
 	backendIDs, serviceIDs, servicePlaces, egressIDs idle
 }
 
@@ -82,14 +86,20 @@ func (d *Datapath) plan(live *configuration, to lb.State, interfaces map[int]fac
 		return nil, err
 	}
 	p := &planner{
-		d: d, live: live, shapes: make(shapes), interfaces: interfaces, ways: make(map[wayOut]uint16), now: now,
+		d: d, live: live, ports: maps.Clone(live.ports), shapes: make(shapes), interfaces: interfaces,
+		ways: make(map[wayOut]uint16), now: now,
 		available: sync.OnceValues(availableMemory),
 		layout:    &layout{epoch: live.epoch, egresses: make(map[uint16]xdplbEgress)},
 	}
-	gone := p.removeServices(&to)
+	p.removeServices(&to)
 	p.findIDs()
 	for i := range to.Services {
 		if err := p.addService(&to.Services[i]); err != nil {
+			return nil, err
+		}
+	}
+	if p.moves {
+		if err := p.addDirectory(); err != nil {
 			return nil, err
 		}
 	}
@@ -97,23 +107,20 @@ func (d *Datapath) plan(live *configuration, to lb.State, interfaces map[int]fac
 		p.layout.epoch++
 		p.dropPrevious()
 	}
-	if gone || len(p.layout.newServices) > 0 {
-		err = p.addDirectory()
-	}
-	return p.layout, err
+	return p.layout, nil
 }
 
-// removeServices takes the services out that a state does not have, and says whether there are any.
-func (p *planner) removeServices(to *lb.State) (gone bool) {
+// removeServices takes the services out that a state does not have.
+func (p *planner) removeServices(to *lb.State) {
 	for _, was := range p.live.list {
 		if _, stays := to.Service(was.key()); stays {
 			continue
 		}
-		gone = true
+		p.moves = true
+		delete(p.ports, was.place)
 		p.layout.services = append(p.layout.services, placed{place: was.place})
 		p.removeBackends(was, nil)
 	}
-	return gone
 }
 
 // removeBackends takes those out that a service does not have any more; nil: all.
@@ -139,14 +146,35 @@ func (p *planner) addDirectory() error {
 	values := p.nextValues()
 	keys := make([]uint64, len(values))
 	for place := range values {
-		if values[place].Id != 0 {
+		if _, several := p.ports[uint32(place)]; values[place].Id != 0 && !several {
 			keys[place] = values[place].word()
 		}
 	}
+	if err := checkPorts(values, p.ports); err != nil {
+		return err
+	}
 	multiplier := p.d.config.load(configMultiplier + int(side(p.live.epoch)))
 	directory, err := newDirectory(keys, multiplier, p.d.meta.ServiceBucketsPerSide)
+	if err != nil {
+		return err
+	}
 	p.layout.directory = &directory
-	return err
+	return directory.addRanges(values, p.ports, len(p.d.portRanges.values)/sides)
+}
+
+// checkPorts refuses services that have a port in common, also with those that a change does not look at.
+func checkPorts(values []xdplbService, ports map[uint32]lb.Ports) error {
+	if len(ports) == 0 {
+		return nil
+	}
+	var services []lb.Service
+	for place := range values {
+		if values[place].Id != 0 {
+			services = append(services, lb.Service{ServiceKey: values[place].key(), Ports: ports[uint32(place)]})
+		}
+	}
+	slices.SortFunc(services, func(a, b lb.Service) int { return a.ServiceKey.Compare(b.ServiceKey) })
+	return lb.CheckPorts(services)
 }
 
 // fits compares what will be there with the capacity.
@@ -272,6 +300,7 @@ func (p *planner) addService(wanted *lb.Service) (err error) {
 	if err := p.placeService(was, now); err != nil {
 		return err
 	}
+	p.setPorts(was, now, wanted.Ports)
 	all := make([]backend, len(wanted.Backends))
 	for i, b := range wanted.Backends {
 		all[i].Backend = b
@@ -306,6 +335,16 @@ func (p *planner) placeService(was, now *service) (err error) {
 	p.layout.zeroed = append(p.layout.zeroed, now.Id)
 	now.place, err = p.servicePlaces.take("service place")
 	return err
+}
+
+// setPorts notes the ports of a service that has several.
+func (p *planner) setPorts(was, now *service, ports lb.Ports) {
+	now.ports = ports
+	p.moves = p.moves || was == nil || was.ports != ports
+	delete(p.ports, now.place)
+	if ports != "" {
+		p.ports[now.place] = ports
+	}
 }
 
 // addTable keeps the table of a service for whose new flows nothing changes, and plans a new one for any other.

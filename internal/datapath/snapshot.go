@@ -17,12 +17,14 @@ type configuration struct {
 	backends int                        // of all services
 	services map[lb.ServiceKey]*service // those that were read
 	list     []*service                 // the same, by place
+	ports    map[uint32]lb.Ports        // of all services that have several, by place
 }
 
 // service is a service of a configuration.
 type service struct {
 	xdplbService
 	place    uint32     // in its side of the map services
+	ports    lb.Ports   // "": the one in the value
 	backends []*backend // sorted by address
 }
 
@@ -36,7 +38,7 @@ func (s *service) find(addr netip.Addr) *backend {
 
 // is says whether the service is as wanted, to the last backend, and so are the tables.
 func (s *service) is(wanted *lb.Service) bool {
-	if s.Scheduler != uint32(wanted.Scheduler) || s.Flags != uint8(wanted.Flags) || len(s.backends) != len(wanted.Backends) {
+	if s.ports != wanted.Ports || s.Scheduler != uint32(wanted.Scheduler) || s.Flags != uint8(wanted.Flags) || len(s.backends) != len(wanted.Backends) {
 		return false
 	}
 	for i, b := range s.backends {
@@ -87,7 +89,7 @@ func (c *configuration) state() (lb.State, error) {
 	all := make([]lb.Backend, 0, total)
 	for _, s := range c.list {
 		service := lb.Service{
-			ServiceKey: s.key(), Scheduler: lb.Scheduler(s.Scheduler), Flags: lb.SchedulerFlags(s.Flags),
+			ServiceKey: s.key(), Ports: s.ports, Scheduler: lb.Scheduler(s.Scheduler), Flags: lb.SchedulerFlags(s.Flags),
 		}
 		start := len(all)
 		for _, b := range s.backends {
@@ -121,6 +123,7 @@ func (d *Datapath) readLive(only *lb.ServiceKey) (*configuration, error) {
 func (d *Datapath) readEpoch(epoch uint64, only *lb.ServiceKey) (*configuration, error) {
 	live := &configuration{epoch: epoch, services: make(map[lb.ServiceKey]*service)}
 	live.values = d.services.side(side(live.epoch))
+	live.ports = d.readPorts(side(live.epoch))
 	byID, unread := make([]*service, ids(d.meta.Services)), new(service)
 	for place := range live.values {
 		s := &live.values[place]
@@ -131,7 +134,7 @@ func (d *Datapath) readEpoch(epoch uint64, only *lb.ServiceKey) (*configuration,
 		case only != nil && s.key() != *only:
 			byID[s.Id] = unread
 		default:
-			byID[s.Id] = &service{xdplbService: *s, place: uint32(place)}
+			byID[s.Id] = &service{xdplbService: *s, place: uint32(place), ports: live.ports[uint32(place)]}
 			live.services[s.key()] = byID[s.Id]
 			live.list = append(live.list, byID[s.Id])
 		}

@@ -137,6 +137,7 @@ func (d *Datapath) byName() map[string]**ebpf.Map {
 		xdplbMapLoads:           &d.maps.Loads,
 		xdplbMapMeta:            &d.maps.Meta,
 		xdplbMapReasons:         &d.maps.Reasons,
+		xdplbMapPortRanges:      &d.maps.PortRanges,
 		xdplbMapRetiredCounters: &d.maps.RetiredCounters,
 		xdplbMapSetScans:        &d.maps.SetScans,
 		xdplbMapServiceBuckets:  &d.maps.ServiceBuckets,
@@ -164,6 +165,8 @@ func (d *Datapath) mapStatus(name string, m *ebpf.Map, live *configuration) (Map
 		status.Used, status.Max = uint32(live.backends), status.Max/sides
 	case xdplbMapServices:
 		status.Used, status.Max = uint32(len(live.list)), status.Max/sides
+	case xdplbMapPortRanges:
+		status.Used, status.Max = d.countRanges(side(live.epoch)), status.Max/sides
 	case xdplbMapServiceBuckets:
 		status.Max /= sides
 		for _, bucket := range d.serviceBuckets.side(side(live.epoch)) {

@@ -56,7 +56,7 @@ type xdplbConfig struct {
 	Epoch      uint64
 	Multiplier [2]uint64
 	Tidy       uint64
-	Zero       [2]uint64
+	AllPorts   [2]uint64
 	Locked     [2]uint64
 }
 
@@ -200,6 +200,14 @@ type xdplbOrigins struct {
 		VipPort    uint16
 	}
 	Zero [3]uint64
+}
+
+type xdplbPortRange struct {
+	_       structs.HostLayout
+	Key     uint64
+	First   uint16
+	Last    uint16
+	Service uint32
 }
 
 type xdplbReason uint32
@@ -354,6 +362,7 @@ const (
 	xdplbMapInterfaces            = "interfaces"
 	xdplbMapLoads                 = "loads"
 	xdplbMapMeta                  = "meta"
+	xdplbMapPortRanges            = "port_ranges"
 	xdplbMapReasons               = "reasons"
 	xdplbMapRetiredCounters       = "retired_counters"
 	xdplbMapServiceBuckets        = "service_buckets"
@@ -367,6 +376,7 @@ const (
 	xdplbVarHashKeys              = "hash_keys"
 	xdplbVarLastClock             = "last_clock"
 	xdplbVarMarks                 = "marks"
+	xdplbVarPortRangesPerSide     = "port_ranges_per_side"
 	xdplbVarServiceBucketsPerSide = "service_buckets_per_side"
 	xdplbVarSpillBuckets          = "spill_buckets"
 	xdplbVarWeaklyOrdered         = "weakly_ordered"
@@ -435,6 +445,7 @@ type xdplbMapSpecs struct {
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	Loads           *ebpf.MapSpec `ebpf:"loads"`
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
+	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	RetiredCounters *ebpf.MapSpec `ebpf:"retired_counters"`
 	ServiceBuckets  *ebpf.MapSpec `ebpf:"service_buckets"`
@@ -453,6 +464,7 @@ type xdplbVariableSpecs struct {
 	HashKeys              *ebpf.VariableSpec `ebpf:"hash_keys"`
 	LastClock             *ebpf.VariableSpec `ebpf:"last_clock"`
 	Marks                 *ebpf.VariableSpec `ebpf:"marks"`
+	PortRangesPerSide     *ebpf.VariableSpec `ebpf:"port_ranges_per_side"`
 	ServiceBucketsPerSide *ebpf.VariableSpec `ebpf:"service_buckets_per_side"`
 	SpillBuckets          *ebpf.VariableSpec `ebpf:"spill_buckets"`
 	WeaklyOrdered         *ebpf.VariableSpec `ebpf:"weakly_ordered"`
@@ -492,6 +504,7 @@ type xdplbMaps struct {
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	Loads           *ebpf.Map `ebpf:"loads"`
 	Meta            *ebpf.Map `ebpf:"meta"`
+	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	RetiredCounters *ebpf.Map `ebpf:"retired_counters"`
 	ServiceBuckets  *ebpf.Map `ebpf:"service_buckets"`
@@ -517,6 +530,7 @@ func (m *xdplbMaps) Close() error {
 		m.Interfaces,
 		m.Loads,
 		m.Meta,
+		m.PortRanges,
 		m.Reasons,
 		m.RetiredCounters,
 		m.ServiceBuckets,
@@ -536,6 +550,7 @@ type xdplbVariables struct {
 	HashKeys              *ebpf.Variable `ebpf:"hash_keys"`
 	LastClock             *ebpf.Variable `ebpf:"last_clock"`
 	Marks                 *ebpf.Variable `ebpf:"marks"`
+	PortRangesPerSide     *ebpf.Variable `ebpf:"port_ranges_per_side"`
 	ServiceBucketsPerSide *ebpf.Variable `ebpf:"service_buckets_per_side"`
 	SpillBuckets          *ebpf.Variable `ebpf:"spill_buckets"`
 	WeaklyOrdered         *ebpf.Variable `ebpf:"weakly_ordered"`

@@ -83,9 +83,12 @@ func (c Command) editService(state *lb.State, found bool) error {
 		return refusedByLB(state.AddService(c.Service))
 	}
 	return refusedByLB(state.SetService(c.Service.ServiceKey, func(s *lb.Service) error {
-		backends := s.Backends
+		before := *s
 		*s = c.Service
-		s.Backends = backends
+		s.Backends = before.Backends
+		if s.Ports == "" {
+			s.Ports = before.Ports // which LVS has no words for
+		}
 		return nil
 	}))
 }

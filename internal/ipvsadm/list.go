@@ -36,6 +36,8 @@ type Listing struct {
 	Size int
 	// Exact writes all digits of large numbers.
 	Exact bool
+	// Ports shows the ports of services that have several, for which ipvsadm has no words.
+	Ports bool
 	// Host and Port name an address and a port, or return "" where there is no name. Left nil, the listing is
 	// numeric, as with -n.
 	Host func(netip.Addr) string
@@ -107,7 +109,11 @@ func (l *Listing) serviceRow(s *lb.Service) string {
 		row = cut(row, serviceWidth)
 	}
 	if l.Columns != Stats && l.Columns != Rate {
-		return row + " " + serviceOptionsOf(s) + "\n"
+		row += " " + serviceOptionsOf(s)
+		if l.Ports && s.Ports != "" {
+			row += " ports " + string(s.Ports)
+		}
+		return row + "\n"
 	}
 	var n Numbers
 	if l.Service != nil {

@@ -79,17 +79,40 @@ func split(line string) []string {
 	return slices.DeleteFunc(words, func(word string) bool { return word == "ipvsadm" })
 }
 
+// portsOption is the one option of saved rules that ipvsadm does not have.
+const portsOption = "--port"
+
 func parseRule(words []string, names Names) (Command, error) {
+	words, ranges, err := takePorts(words)
+	if err != nil {
+		return Command{}, err
+	}
 	command, err := ParseCommand(words, names)
 	switch {
 	case err != nil:
 		return Command{}, err
+	case ranges != nil && command.Verb != VerbAddService && command.Verb != VerbEditService:
+		return Command{}, refuse("%s: it is for -A and -E", portsOption)
+	case ranges != nil:
+		command.Service.Ports = lb.NewPorts(command.Service.Addr.Port(), ranges...)
 	case command.Verb == VerbRestore:
 		return Command{}, tryHelp(words[0])
 	case !command.Changes():
 		return Command{}, refuse("%s: a restore does all of its lines or none, and prints nothing", words[1])
 	}
 	return command, nil
+}
+
+// takePorts takes the ports of a service out of a line.
+func takePorts(words []string) (rest []string, ranges []lb.PortRange, err error) {
+	at := slices.Index(words, portsOption)
+	if at < 0 || at+1 == len(words) {
+		return words, nil, nil
+	}
+	if ranges, err = lb.ParsePorts(words[at+1]); err != nil {
+		return nil, nil, refuse("%s: %v", portsOption, err)
+	}
+	return slices.Delete(slices.Clone(words), at, at+2), ranges, nil
 }
 
 // Zeroed lists the services of a state, the one that all commands lead to, whose counters they zero.

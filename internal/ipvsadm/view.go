@@ -14,7 +14,8 @@ import (
 // connection.
 type View struct {
 	State   lb.State
-	Size    int // of the connection table, as the first line of a listing calls it
+	Ports   bool // show them where a service has several
+	Size    int  // of the connection table, as the first line of a listing calls it
 	Service func(lb.ServiceKey) Numbers
 	Backend func(lb.ServiceKey, netip.Addr) Numbers
 	Walk    func(visit func(Connection) bool) error
@@ -55,7 +56,7 @@ func (c Command) printTable(w io.Writer, v View) error {
 		v.State, v.Size = lb.State{Services: []lb.Service{*service}}, 0
 	}
 	return List(w, Listing{
-		State: v.State, Columns: c.Listing.Columns, Size: v.Size, Exact: c.Listing.Exact,
+		State: v.State, Ports: v.Ports, Columns: c.Listing.Columns, Size: v.Size, Exact: c.Listing.Exact,
 		Host: v.Host, Port: v.Port, Service: v.Service, Backend: v.Backend,
 	})
 }

@@ -31,6 +31,7 @@ type Change struct {
 // Columns is what a change can change: those down to OnePacket of a service, the rest of a backend. The others are
 // zero.
 type Columns struct {
+	Ports        Ports
 	Scheduler    Scheduler
 	Flags        SchedulerFlags
 	Persistence  Persistence
@@ -145,7 +146,7 @@ func (p *Plan) changeBackend(key ServiceKey, from, to *Backend) {
 }
 
 func (s *Service) columns() Columns {
-	return Columns{Scheduler: s.Scheduler, Flags: s.Flags, Persistence: s.Persistence, OnePacket: s.OnePacket}
+	return Columns{Ports: s.Ports, Scheduler: s.Scheduler, Flags: s.Flags, Persistence: s.Persistence, OnePacket: s.OnePacket}
 }
 
 func (b *Backend) columns() Columns {
@@ -182,6 +183,9 @@ func (c Change) serviceDetail() string {
 
 // options are what a service has beside its scheduler.
 func (c Columns) options() (words []string) {
+	if c.Ports != "" {
+		words = append(words, "ports "+string(c.Ports))
+	}
 	if c.Flags != 0 {
 		words = append(words, c.Scheduler.FlagNames(c.Flags))
 	}

@@ -27,7 +27,7 @@ const MaxPersistence = 31 * 24 * time.Hour
 // (IPVS_SVC_PERSISTENT_TIMEOUT in ipvsadm's libipvs).
 const DefaultPersistence = 6 * time.Minute
 
-// ServiceKey names a virtual service.
+// ServiceKey names a virtual service. One with several ports is named by one of them, the first that its maker said.
 type ServiceKey struct {
 	Addr     netip.AddrPort // the VIP (unicast, not loopback, not IPv6 link-local, unmapped, no zone) and port
 	Protocol Protocol
@@ -37,6 +37,7 @@ type ServiceKey struct {
 // all ports.
 type Service struct {
 	ServiceKey
+	Ports       Ports // all of them, if there are several
 	Scheduler   Scheduler
 	Flags       SchedulerFlags
 	Persistence Persistence
@@ -147,6 +148,9 @@ func (s *Service) validate() error {
 // validateOptions checks what LVS's options set.
 func (s *Service) validateOptions() error {
 	if err := s.Scheduler.validate(); err != nil {
+		return err
+	}
+	if err := s.Ports.validate(s.Addr.Port()); err != nil {
 		return err
 	}
 	switch {

@@ -75,7 +75,7 @@ func (s State) Validate() error {
 			return invalidf("service %s is out of order", service.ServiceKey)
 		}
 	}
-	return nil
+	return CheckPorts(s.Services)
 }
 
 // Service finds a service. The pointer is into the state and good until services are added or deleted.
@@ -96,6 +96,9 @@ func (s *State) AddService(service Service) error {
 	service.Backends = slices.Clone(service.Backends)
 	service.sortBackends()
 	if err := service.validate(); err != nil {
+		return err
+	}
+	if err := CheckPorts(append(s.withPortsOf(&service, i), service)); err != nil {
 		return err
 	}
 	s.Services = slices.Insert(s.Services, i, service)
@@ -122,8 +125,25 @@ func (s *State) SetService(key ServiceKey, edit func(*Service) error) error {
 	if err := service.validate(); err != nil {
 		return err
 	}
+	before := s.Services[i]
 	s.Services[i] = service
+	if err := CheckPorts(s.withPortsOf(&service, i)); err != nil {
+		s.Services[i] = before
+		return err
+	}
 	return nil
+}
+
+// withPortsOf copies the services that have the address and protocol of another, which is to stand at place i.
+func (s *State) withPortsOf(service *Service, i int) []Service {
+	low, high := i, i
+	for low > 0 && s.Services[low-1].sharesPorts(service) {
+		low--
+	}
+	for high < len(s.Services) && s.Services[high].sharesPorts(service) {
+		high++
+	}
+	return slices.Clone(s.Services[low:high])
 }
 
 // DeleteService deletes a service and its backends. Error: ErrNotFound.
