@@ -10,6 +10,7 @@
 #ifndef XDPLB_BALANCE_H
 #define XDPLB_BALANCE_H
 
+#include "limit.h"
 #include "load.h"
 #include "maps.h"
 #include "schedule.h"
@@ -25,18 +26,35 @@ struct scan {
 	__u64 overhead;
 };
 
+/* A search for a backend, with limits or without. */
+struct search {
+	__u32 table;
+	__u32 count;  /* of slots in it */
+	__u64 first;  /* the number of the one at which it begins; twos: what was drawn */
+	__u64 weight; /* twos: of all that take new flows */
+	__u32 scheduler;
+	__u32 skipped; /* how many were looked at in vain */
+	struct scan scan;
+	struct member member; /* of backend 0: none */
+};
+
+/* prog only: too large for the stack */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct search);
+} searches SEC(".maps");
+
+static __always_inline struct search *my_search(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&searches, &zero);
+}
+
 /* With this, any member of a weight above 0 has less overhead than nobody. */
 #define NOBODY .overhead = 1
-
-static __always_inline __u64 active_of(__u64 flows)
-{
-	return flows >> LOAD_ACTIVE_SHIFT;
-}
-
-static __always_inline __u64 overhead_of(__u64 flows)
-{
-	return flows << (64 - LOAD_ACTIVE_SHIFT) >> (64 - LOAD_ACTIVE_SHIFT);
-}
 
 /* Whether the overhead of one in proportion to its weight is less than the other's. */
 static __always_inline bool is_less(__u64 overhead, __u64 weight, __u64 than, __u64 its_weight)
@@ -44,71 +62,75 @@ static __always_inline bool is_less(__u64 overhead, __u64 weight, __u64 than, __
 	return overhead * its_weight < than * weight;
 }
 
-static __always_inline __u64 flows_of(__u32 backend)
+/*
+ * Looks at one member, which has so many flows. Returns whether the scheduler takes it without a look
+ * at the rest.
+ */
+static __always_inline bool consider(struct scan *scan, const struct member *one, __u64 flows,
+				     __u32 scheduler)
 {
-	const struct load *load = bpf_map_lookup_elem(&loads, &backend);
+	__u64 overhead;
 
-	return load ? *(const volatile __u64 *)&load->flows : 0;
+	if (scheduler == SCHEDULER_OVF ? active_of(flows) <= one->weight :
+					 scheduler == SCHEDULER_NQ && !active_of(flows)) {
+		scan->backend = one->backend;
+		return true;
+	}
+	if (scheduler == SCHEDULER_OVF)
+		return false;
+	overhead = scheduler == SCHEDULER_SED || scheduler == SCHEDULER_NQ ? active_of(flows) + 1 :
+									     overhead_of(flows);
+	if (is_less(overhead, one->weight, scan->overhead, scan->weight)) {
+		scan->backend = one->backend;
+		scan->weight = one->weight;
+		scan->overhead = overhead;
+	}
+	return false;
 }
 
 /*
- * Looks at some members. Whom the scheduler takes without a look at the rest ends the scan. The
- * scheduler is a constant: each has a loop of its own, which is short.
+ * Looks at some members. The scheduler is a constant: each has a loop of its own, which is short.
  */
 static __always_inline long scan_members(__u32 number, struct scan *scan, __u32 scheduler)
 {
 	const struct slots *slots = slots_of(scan->table, number);
 	const struct member *members = (const struct member *)slots;
-	__u64 overhead, flows;
 
 	if (!slots)
 		return 1;
 #pragma unroll 4
 	for (int i = 0; i < MEMBERS; i++) {
-		__u32 id = members[i].backend, weight = members[i].weight;
+		__u32 id = members[i].backend;
 		const struct load *load;
 
 		if (!id)
 			return 1;
 		load = bpf_map_lookup_elem(&loads, &id);
-		if (!load)
+		if (!load ||
+		    consider(scan, &members[i], *(const volatile __u64 *)&load->flows, scheduler))
 			return 1;
-		flows = *(const volatile __u64 *)&load->flows;
-		if ((scheduler == SCHEDULER_OVF && active_of(flows) <= weight) ||
-		    (scheduler == SCHEDULER_NQ && !active_of(flows))) {
-			scan->backend = id;
-			return 1;
-		}
-		if (scheduler == SCHEDULER_OVF)
-			continue;
-		overhead = scheduler == SCHEDULER_WLC ? overhead_of(flows) : active_of(flows) + 1;
-		if (is_less(overhead, weight, scan->overhead, scan->weight)) {
-			scan->backend = id;
-			scan->weight = weight;
-			scan->overhead = overhead;
-		}
 	}
 	return 0;
 }
 
-static long scan_least(__u32 number, struct scan *scan)
+static long scan_least(__u32 number, struct scan **scan)
 {
-	return scan_members(number, scan, SCHEDULER_WLC);
+	return scan_members(number, *scan, SCHEDULER_WLC);
 }
 
-static long scan_shortest(__u32 number, struct scan *scan)
+static long scan_shortest(__u32 number, struct scan **scan)
 {
-	return scan_members(number, scan, SCHEDULER_SED);
+	return scan_members(number, *scan, SCHEDULER_SED);
 }
 
-static long scan_idle(__u32 number, struct scan *scan)
+static long scan_idle(__u32 number, struct scan **scan)
 {
-	return scan_members(number, scan, SCHEDULER_NQ);
+	return scan_members(number, *scan, SCHEDULER_NQ);
 }
 
-static long scan_unfilled(__u32 number, struct scan *scan)
+static long scan_unfilled(__u32 number, struct scan **scan)
 {
-	return scan_members(number, scan, SCHEDULER_OVF);
+	return scan_members(number, *scan, SCHEDULER_OVF);
 }
 
 /* A member, or one of a set. */
@@ -122,6 +144,7 @@ struct candidate {
 
 /* lblc, lblcr: what a look at all members has found. */
 struct set_scan {
+	struct candidate one; /* at which it looks */
 	struct candidate best;
 	struct candidate least; /* of the set */
 	struct candidate most;
@@ -146,14 +169,15 @@ static __always_inline struct set_scan *my_set_scan(void)
 }
 
 /* Of equals in a set the last to join comes first, as in LVS. */
-static __always_inline void scan_set(struct set_scan *scan, const struct candidate *one)
+static __always_inline void scan_set(struct set_scan *scan, const struct candidate *one, bool full)
 {
 	const struct candidate *least = &scan->least, *most = &scan->most;
 	bool newer = one->joined > least->joined;
 
 	scan->size++;
-	if (is_less(one->overhead, one->weight, least->overhead, least->weight) ||
-	    (newer && !is_less(least->overhead, least->weight, one->overhead, one->weight)))
+	if (!full &&
+	    (is_less(one->overhead, one->weight, least->overhead, least->weight) ||
+	     (newer && !is_less(least->overhead, least->weight, one->overhead, one->weight))))
 		scan->least = *one;
 	newer = one->joined > most->joined;
 	if (!most->backend || is_less(most->overhead, most->weight, one->overhead, one->weight) ||
@@ -161,33 +185,41 @@ static __always_inline void scan_set(struct set_scan *scan, const struct candida
 		scan->most = *one;
 }
 
+struct cached_members {
+	__u32 table;
+	bool limited;
+};
+
 /* lblc, lblcr: one member. */
-static long scan_cached(__u32 number, const __u32 *table)
+static long scan_cached(__u32 number, const struct cached_members *of)
 {
-	const struct slots *slots = slots_of(*table, number / MEMBERS);
+	const struct slots *slots = slots_of(of->table, number / MEMBERS);
 	const struct member *members = (const struct member *)slots;
 	struct set_scan *scan = my_set_scan();
-	struct candidate one;
+	struct candidate *one;
 	const struct load *load;
+	bool full;
 	__u64 flows;
 
 	if (!slots || !scan)
 		return 1;
-	one.backend = members[number % MEMBERS].backend;
-	one.weight = members[number % MEMBERS].weight;
-	load = bpf_map_lookup_elem(&loads, &one.backend);
+	one = &scan->one;
+	one->backend = members[number % MEMBERS].backend;
+	one->weight = members[number % MEMBERS].weight;
+	load = bpf_map_lookup_elem(&loads, &one->backend);
 	if (!load)
 		return 1;
 	flows = *(const volatile __u64 *)&load->flows;
-	one.joined = *(const volatile __u64 *)&load->joined;
-	one.overhead = overhead_of(flows);
-	one.active = active_of(flows);
-	if (one.active * 2 < one.weight)
+	one->joined = *(const volatile __u64 *)&load->joined;
+	one->overhead = overhead_of(flows);
+	one->active = active_of(flows);
+	if (one->active * 2 < one->weight)
 		scan->spare = 1;
-	if (is_less(one.overhead, one.weight, scan->best.overhead, scan->best.weight))
-		scan->best = one;
-	if (one.joined >= scan->oldest)
-		scan_set(scan, &one);
+	full = of->limited && is_full(one->backend, flows);
+	if (!full && is_less(one->overhead, one->weight, scan->best.overhead, scan->best.weight))
+		scan->best = *one;
+	if (one->joined >= scan->oldest)
+		scan_set(scan, one, full);
 	return 0;
 }
 
@@ -199,27 +231,37 @@ static __always_inline void store_joined(__u32 backend, __u64 joined)
 		*(volatile __u64 *)&load->joined = joined;
 }
 
+static __always_inline bool is_caching(const struct service *service)
+{
+	return service->scheduler == SCHEDULER_LBLC || service->scheduler == SCHEDULER_LBLCR;
+}
+
 /*
  * lblc and lblcr keep a destination with its backend, or with its set of backends, until that has
  * more active connections than its weight while another has less than half of its own: then lblc
  * moves it to the least loaded backend, and lblcr adds that to the set. A service has one
- * destination, and so one set; lblc's has one member.
+ * destination, and so one set; lblc's has one member. Here, unlike in LVS, one that has reached its
+ * limit is left by lblc too. A function of its own, for the stack's sake.
  */
-static __always_inline __u32 choose_cached(const struct service *service, struct cursor *cursor,
-					   __u32 now)
+__attribute__((noinline)) __u32 choose_cached(const struct service *service, struct cursor *cursor,
+					      __u32 now)
 {
-	bool known = cursor->era == service->era && now - cursor->used <= SET_TICKS;
-	bool grows = service->scheduler == SCHEDULER_LBLCR;
+	struct cached_members members;
 	struct set_scan *scan = my_set_scan();
-	__u32 table = service->members;
+	bool known, grows;
 	__u64 joined;
 
-	if (!scan)
+	if (!scan || !service || !cursor)
 		return 0;
+	known = cursor->era == service->era && now - cursor->used <= SET_TICKS;
+	grows = service->scheduler == SCHEDULER_LBLCR;
+	members = (struct cached_members){ service->members, service->limited };
 	*scan = (struct set_scan){ .oldest = known ? cursor->oldest : ~0ULL,
 				   .best = { NOBODY },
 				   .least = { NOBODY } };
-	bpf_loop(service->member_count, scan_cached, &table, 0);
+	bpf_loop(service->member_count, scan_cached, &members, 0);
+	if (!known && !scan->best.backend)
+		return 0;
 	cursor->used = now;
 	cursor->era = service->era;
 	if (grows && scan->size > 1 && now - cursor->changed > SET_TICKS) {
@@ -230,7 +272,7 @@ static __always_inline __u32 choose_cached(const struct service *service, struct
 	}
 	if (scan->least.backend && !(scan->least.active > scan->least.weight && scan->spare))
 		return scan->least.backend;
-	if (grows && scan->best.joined >= scan->oldest)
+	if (!scan->best.backend || (grows && scan->best.joined >= scan->oldest))
 		return scan->best.backend;
 	joined = __sync_fetch_and_add(&cursor->joins, 1) + 1;
 	store_joined(scan->best.backend, joined);
@@ -249,28 +291,41 @@ static __always_inline struct member draw(const struct service *service, __u32 r
 	return slots ? ((const struct member *)slots)[number % MEMBERS] : (struct member){};
 }
 
-/*
- * twos: the less loaded of two that are drawn in proportion to their weights. The flow's hash, which
- * nobody outside can tell, and the turn are random enough.
- */
-static __always_inline __u32 choose_of_two(const struct service *service, __u64 turn, __u32 tag)
+/* The less loaded of two; the first of equals. */
+static __always_inline __u32 lesser(struct member first, struct member second)
 {
-	__u64 random = mix(turn << 32 ^ tag);
-	struct member first = draw(service, random), second = draw(service, random >> 32);
-
 	if (is_less(overhead_of(flows_of(second.backend)), second.weight,
 		    overhead_of(flows_of(first.backend)), first.weight))
 		return second.backend;
 	return first.backend;
 }
 
+/*
+ * twos: the less loaded of two that are drawn in proportion to their weights. The flow's hash, which
+ * nobody outside can tell, and the turn are random enough. A function of its own, for the stack's sake.
+ */
+__attribute__((noinline)) __u32 choose_of_two(const struct service *service, __u64 turn, __u32 tag)
+{
+	__u64 random = mix(turn << 32 ^ tag);
+
+	if (!service)
+		return 0;
+
+	return lesser(draw(service, random), draw(service, random >> 32));
+}
+
 /* The backend that the scheduler takes; 0: none. */
 static __always_inline __u32 choose_by_load(const struct service *service, struct cursor *cursor,
 					    __u64 turn, __u32 tag, __u32 now)
 {
-	struct scan scan = { .table = service->members, NOBODY };
 	__u32 numbers = (service->member_count + MEMBERS - 1) / MEMBERS;
+	struct search *search = my_search();
+	struct scan *scan;
 
+	if (!search)
+		return 0;
+	scan = &search->scan;
+	*scan = (struct scan){ .table = service->members, NOBODY };
 	switch (service->scheduler) {
 	case SCHEDULER_LBLC:
 	case SCHEDULER_LBLCR:
@@ -289,19 +344,229 @@ static __always_inline __u32 choose_by_load(const struct service *service, struc
 	default: /* lc, wlc */
 		bpf_loop(numbers, scan_least, &scan, 0);
 	}
-	return scan.backend;
+	return scan->backend;
 }
 
-/* The backend of a new flow of a service that does not place flows by a hash. */
+static long search_slot(__u32 number, struct search **at)
+{
+	struct search *search = *at;
+	__u32 id;
+
+	id = slot_of(search->table, (search->first + number) % search->count) & ~SLOT_UNSETTLED;
+	if (!id || is_full(id, flows_of(id)))
+		return 0;
+	search->member.backend = id;
+	search->skipped = number;
+	return 1;
+}
+
+static __always_inline const struct member *searched_member(const struct search *search,
+							    __u32 number)
+{
+	const struct slots *slots = slots_of(search->table, number / MEMBERS);
+
+	return slots ? (const struct member *)slots + number % MEMBERS : NULL;
+}
+
+static long search_member(__u32 number, struct search **at)
+{
+	struct search *search = *at;
+	const struct member *one = searched_member(search, number);
+	__u64 flows;
+
+	if (!one)
+		return 1;
+	flows = flows_of(one->backend);
+	if (is_full(one->backend, flows))
+		return 0;
+	switch (search->scheduler) {
+	case SCHEDULER_SED:
+		return consider(&search->scan, one, flows, SCHEDULER_SED);
+	case SCHEDULER_NQ:
+		return consider(&search->scan, one, flows, SCHEDULER_NQ);
+	case SCHEDULER_OVF:
+		return consider(&search->scan, one, flows, SCHEDULER_OVF);
+	case SCHEDULER_LC:
+	case SCHEDULER_WLC:
+		return consider(&search->scan, one, flows, SCHEDULER_WLC);
+	default: /* the first that there is */
+		search->scan.backend = one->backend;
+		return 1;
+	}
+}
+
+/* twos: adds up the weights of who takes new flows. */
+static long search_weight(__u32 number, struct search **at)
+{
+	const struct member *one = searched_member(*at, number);
+
+	if (!one)
+		return 1;
+	if (!is_full(one->backend, flows_of(one->backend)))
+		(*at)->weight += one->weight;
+	return 0;
+}
+
+/* twos: whose weight, of those that take new flows one behind the other, reaches beyond first. */
+static long search_drawn(__u32 number, struct search **at)
+{
+	struct search *search = *at;
+	const struct member *one = searched_member(search, number);
+
+	if (!one)
+		return 1;
+	if (is_full(one->backend, flows_of(one->backend)))
+		return 0;
+	search->member = *one;
+	if (search->first < one->weight)
+		return 1;
+	search->first -= one->weight;
+	return 0;
+}
+
+/* A look at all members, as far as the scheduler wants. */
+static __always_inline __u32 search_members(const struct service *service, struct search *search)
+{
+	*search = (struct search){ .table = service->members,
+				   .scheduler = service->scheduler,
+				   .scan = { NOBODY } };
+	bpf_loop(service->member_count, search_member, &search, 0);
+	return search->scan.backend;
+}
+
+/* After so many slots the members are gone through, so that the effort has a bound. */
+#define SLOT_SEARCH 256
+
+/* The backend of the first slot from a place on that takes new flows. */
+static __always_inline __u32 search_slots(const struct service *service, struct search *search,
+					  __u64 first)
+{
+	__u32 count = service->slots;
+
+	*search = (struct search){ .table = service->table, .count = count, .first = first };
+	bpf_loop(count < SLOT_SEARCH ? count : SLOT_SEARCH, search_slot, &search, 0);
+	if (search->member.backend || count <= SLOT_SEARCH)
+		return search->member.backend;
+	return search_members(service, search);
+}
+
+/* rr, wrr: who is full loses its turn, and a turn that nobody can take is given back. */
+static __always_inline __u32 pick_in_turn(const struct service *service, struct cursor *cursor,
+					  struct search *search, __u64 turn)
+{
+	__u32 id = search_slots(service, search, turn);
+	__u64 lost = id ? search->skipped : -1ULL;
+
+	if (lost) {
+		__sync_fetch_and_add(&cursor->next, lost);
+		__sync_fetch_and_add(&cursor->first, lost);
+	}
+	return id;
+}
+
+/*
+ * sh, mh, dh: without fallback there is nobody else. The search begins at a slot that a hash of the
+ * slot's number tells, as LVS hashes again: one backend's clients do not all come to the next one.
+ */
+static __always_inline __u32 pick_hashed(const struct service *service, struct search *search,
+					 __u32 slot)
+{
+	__u32 id = slot_of(service->table, slot) & ~SLOT_UNSETTLED;
+
+	if (!id || !is_full(id, flows_of(id)))
+		return id;
+	if (service->scheduler == SCHEDULER_DH || !(service->flags & FLAG_FALLBACK))
+		return 0;
+	return search_slots(service, search, mix(slot));
+}
+
+/* twos: whom a random number draws, as LVS does. */
+static __always_inline struct member draw_limited(const struct service *service,
+						  struct search *search, __u64 random)
+{
+	search->first = random % search->weight;
+	bpf_loop(service->member_count, search_drawn, &search, 0);
+	return search->member;
+}
+
+static __always_inline __u32 pick_of_two(const struct service *service, struct search *search,
+					 __u64 turn, __u32 tag)
+{
+	__u64 random = mix(turn << 32 ^ tag);
+	struct member first;
+
+	*search = (struct search){ .table = service->members };
+	bpf_loop(service->member_count, search_weight, &search, 0);
+	if (!search->weight)
+		return 0;
+	first = draw_limited(service, search, random);
+	return lesser(first, draw_limited(service, search, mix(random)));
+}
+
+/*
+ * The backend that the scheduler takes, of those below their limits; 0: none. place: the client's
+ * slot where flows are placed by a hash, else the flow's tag. A function of its own, since few
+ * services need it.
+ */
+__attribute__((noinline)) __u32 pick_limited(const struct service *service, struct cursor *cursor,
+					     __u64 turn, __u32 place)
+{
+	struct search *search = my_search();
+
+	if (!service || !cursor || !search)
+		return 0;
+	switch (service->scheduler) {
+	case SCHEDULER_RR:
+	case SCHEDULER_WRR:
+		return pick_in_turn(service, cursor, search, turn);
+	case SCHEDULER_SH:
+	case SCHEDULER_MH:
+	case SCHEDULER_DH:
+		return pick_hashed(service, search, place);
+	case SCHEDULER_TWOS:
+		return pick_of_two(service, search, turn, place);
+	default:
+		return search_members(service, search);
+	}
+}
+
+/* Somebody else may take the place that was seen. */
+#define CHOICES 4
+
+/* The same as choose, where backends have limits; the flow is counted already. */
+static __always_inline enum reason choose_limited(const struct service *service,
+						  struct cursor *cursor, __u64 turn, __u32 place,
+						  __u32 now, struct entry *fresh)
+{
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < CHOICES; i++) {
+		__u32 id = is_caching(service) ? choose_cached(service, cursor, now) :
+						 pick_limited(service, cursor, turn, place);
+
+		if (!id)
+			break;
+		if (reserve(id, fresh->state))
+			return aim(id, &fresh->target);
+	}
+	return REASON_NO_BACKEND;
+}
+
+/*
+ * The backend of a new flow of a service that does not place flows by a hash, or that limits what
+ * its backends get: then the target of such a flow is the client's slot before.
+ */
 static __always_inline enum reason choose(const struct service *service, struct cursor *cursor,
-					  __u64 turn, __u32 tag, __u32 now, target_t *target)
+					  __u64 turn, __u32 tag, __u32 now, struct entry *fresh)
 {
 	__u32 id;
 
+	if (service->limited)
+		return choose_limited(service, cursor, turn,
+				      is_hashing(service) ? fresh->target : tag, now, fresh);
 	if (!service->members)
-		return aim(slot_of(service->table, turn % service->slots), target);
+		return aim(slot_of(service->table, turn % service->slots), &fresh->target);
 	id = choose_by_load(service, cursor, turn, tag, now);
-	return id ? aim(id, target) : REASON_NO_BACKEND;
+	return id ? aim(id, &fresh->target) : REASON_NO_BACKEND;
 }
 
 #endif

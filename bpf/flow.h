@@ -518,7 +518,7 @@ static __always_inline void clear_way(struct entry *entry)
 
 /*
  * Writes a flow into a way of a locked bucket. No packet takes the old flow's word for the new
- * flow's, or the reverse. It is counted before any packet can find it, and change its state.
+ * flow's, or the reverse. It has been counted, since any packet that finds it may change its state.
  */
 static __always_inline void write_way(struct bucket *bucket, __u32 way, struct flow_hash hash,
 				      union entry_word fresh)
@@ -527,7 +527,6 @@ static __always_inline void write_way(struct bucket *bucket, __u32 way, struct f
 		return;
 	clear_way(&bucket->entry[way]);
 	*(volatile __u32 *)&bucket->tag[way] = hash.tag;
-	count_in(fresh.entry);
 	store_word(&bucket->entry[way], fresh.word);
 }
 
@@ -602,9 +601,9 @@ static __always_inline struct room room_in_spill(struct bucket *home, struct flo
 
 /*
  * Adds a flow to the table. A function of its own, not inlined, so that the verifier looks at it
- * once and the code of packets of known flows stays small. word is the flow's entry; where it names
- * no target, the flow gets the next of the service's. With a cursor, it takes a turn. Returns an
- * added_word.
+ * once and the code of packets of known flows stays small. word is the flow's entry; with a
+ * service the flow gets the next of its targets (see choose). With a cursor, it takes a turn.
+ * Returns an added_word.
  *
  * The home bucket stays locked while the flow is looked for and added, wherever it is added: two
  * CPUs that add one flow meet here, and the second finds what the first has chosen. A turn is taken
@@ -642,10 +641,12 @@ __attribute__((noinline)) __u64 add_flow(__u64 packed, __u64 word, __u32 now,
 	if (cursor)
 		turn = take_turn(cursor, now);
 	if (cursor && service)
-		reason = choose(service, cursor, turn, hash.tag, now, &fresh.entry.target);
+		reason = choose(service, cursor, turn, hash.tag, now, &fresh.entry);
 	if (reason) {
 		result.word = not_added(reason);
 	} else {
+		if (!(cursor && service && service->limited))
+			count_in(fresh.entry);
 		write_way(room.bucket, room.way, hash, fresh);
 		result.added.target = fresh.entry.target;
 		result.added.cell = room.index * CELLS + room.way;

@@ -153,6 +153,17 @@ struct {
 } loads SEC(".maps");
 
 /*
+ * user writes (mmap, word by word), prog sets and clears LIMIT_REACHED: keyed by backend id. CAPACITY
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct limit);
+} limits SEC(".maps");
+
+/*
  * user only (mmap): what the removed backends of a service had counted since it was zeroed, keyed by
  * side * capacity + service id. A service's counters are these and its backends' summed. Two sides.
  * CAPACITY
@@ -272,6 +283,7 @@ const struct {
 	enum load_unit load_unit;
 	enum scheduler_flag scheduler_flag;
 	enum egress_index egress_index;
+	enum limit_bit limit_bit;
 	struct member member;
 } described SEC(".described");
 

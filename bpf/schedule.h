@@ -149,7 +149,7 @@ static __always_inline __u32 hashed_slot(const struct packet *p, struct family f
 
 /*
  * mh: the backend of a connection that has been opened already, without a look at its flow. Sets
- * *target where all flows of the client's slot have the slot's backend. Time alone does not settle
+ * *target where all flows of the client's slot have the slot's backend, as they have without limits. Time alone does not settle
  * a slot: a connection may last for days.
  */
 static __always_inline bool is_settled(const struct packet *p, struct family family,
@@ -157,7 +157,7 @@ static __always_inline bool is_settled(const struct packet *p, struct family fam
 {
 	__u32 id;
 
-	if (service->scheduler != SCHEDULER_MH || !service->slots)
+	if (service->scheduler != SCHEDULER_MH || !service->slots || service->limited)
 		return false;
 	id = slot_of(service->table, client_slot(p, family, service));
 	return !(id & SLOT_UNSETTLED) && aim(id, target) == REASON_TX;

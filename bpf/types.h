@@ -44,6 +44,7 @@ enum scheduler {
 
 /* The flags of a service's scheduler that the program looks at; the numbers are lb.SchedulerFlags'. */
 enum scheduler_flag {
+	FLAG_FALLBACK = 1,  /* sh, mh: another backend where the hashed one has reached its limit */
 	FLAG_HASH_PORT = 2, /* sh, mh: the client's port is part of what is hashed */
 };
 
@@ -166,14 +167,16 @@ struct service {
 	__u8 family;   /* 4 or 6 */
 	/*
 	 * Where the table begins of those who are chosen from by load, as pairs (struct member): the
-	 * first slot of a struct slots. 0: the scheduler does not look at loads. Such a service's
-	 * flows are counted, and its slots are for floods.
+	 * first slot of a struct slots. 0: neither does the scheduler look at loads, nor is there a
+	 * limit. Such a service's flows are counted; where the scheduler looks at loads, its slots
+	 * are for floods.
 	 */
 	__u32 members;
 	__u32 member_count; /* pairs in that table */
 	__u32 era; /* another one when the scheduler changes, so that nothing is kept from before */
-	__u8 flags; /* enum scheduler_flag, and what only user space knows */
-	__u8 zero[7];
+	__u8 flags;   /* enum scheduler_flag, and what only user space knows */
+	__u8 limited; /* a backend has a limit: see struct limit */
+	__u8 zero[6];
 };
 
 /*
@@ -213,9 +216,11 @@ struct backend_columns {
 	__u8 address[16]; /* IPv4 in the first four bytes */
 	__u32 service;	  /* service id */
 	__u32 weight;	  /* 0..2147483647 */
-	__u8 family;	  /* 4 or 6 */
-	__u8 static_hop;  /* the next hop was given by the operator */
-	__u8 listed;	  /* it is in the lookup table of this side */
+	__u32 upper;	  /* of struct limit */
+	__u32 lower;
+	__u8 family;	 /* 4 or 6 */
+	__u8 static_hop; /* the next hop was given by the operator */
+	__u8 listed;	 /* it is in the lookup table of this side */
 	__u8 zero[5];
 	struct counters base; /* what it had counted when its counters were last zeroed */
 };
@@ -379,6 +384,20 @@ enum load_unit {
 	LOAD_ACTIVE = 1ULL << LOAD_ACTIVE_SHIFT | 256,
 };
 
+/*
+ * How many flows a backend may have: one word. Who has reached upper takes no new flows until it
+ * has fewer than lower.
+ */
+struct limit {
+	__u32 upper; /* 0: any number. With LIMIT_REACHED */
+	__u32 lower; /* 0: three quarters of upper */
+} __attribute__((aligned(8)));
+
+enum limit_bit {
+	LIMIT_REACHED =
+		0x80000000, /* upper was reached, and fewer than lower were not seen since */
+};
+
 /* What all CPUs share of a service; a cache line of its own. */
 struct cursor {
 	__u64 next;  /* turns taken: position of rr and wrr, and new flows of every scheduler */
@@ -419,7 +438,8 @@ ASSERT_SIZE(struct service, 64);
 ASSERT_SIZE(struct slots, 4 * SLOTS);
 ASSERT_SIZE(struct member, 8);
 ASSERT_SIZE(struct load, 16);
-ASSERT_SIZE(struct backend_columns, 56);
+ASSERT_SIZE(struct backend_columns, 64);
+ASSERT_SIZE(struct limit, 8);
 ASSERT_SIZE(struct next_hop, 8);
 ASSERT_SIZE(struct backend, 16);
 ASSERT_SIZE(struct egress, 16);

@@ -178,10 +178,12 @@ static __always_inline enum reason open_flow(const struct packet *p, struct fami
 		return REASON_NO_BACKEND;
 	if (reckoned)
 		reason = reckon(p, family, service, hash.tag, target);
-	else if (is_hashing(service))
+	else if (is_hashing(service) && !service->limited)
 		reason = aim(slot_of(service->table, client_slot(p, family, service)), target);
 	else
 		by_turn = service;
+	if (by_turn && is_hashing(service))
+		*target = client_slot(p, family, service); /* see choose */
 	if (reason || !(opens || (state == FLOW_ESTABLISHED && is_moving(service, cursor, now))))
 		return reason;
 	return record_flow(p, family, by_turn, opens ? cursor : NULL, hash,
@@ -204,7 +206,9 @@ static __always_inline __u32 flood_backend(const struct packet *p, struct family
 		return 0;
 	id = slot_of(service->table, hashed_slot(p, family, service, hash.tag));
 	/* what an unsettled slot has not recorded is taken for its previous backend's */
-	return id & SLOT_UNSETTLED ? 0 : id;
+	if (id & SLOT_UNSETTLED || (service->limited && is_full(id, flows_of(id))))
+		return 0;
+	return id;
 }
 
 static __always_inline enum reason place(const struct packet *p, struct family family,

@@ -34,6 +34,8 @@ The file:
       backends:
         - address: 192.168.60.8
           weight: 1                    # 0 to 2147483647; default 1
+          upper: 1000                  # limit of connections; default 0: none
+          lower: 800                   # below which it ends; default 0: three quarters of upper
           mac: 02:00:00:00:00:08       # default: found on the segment
           dev: eth0                    # default: found by the route
           vlan: 100                    # only with mac; default: frames keep their tags`,

@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"xdplb/internal/lb"
 )
@@ -24,7 +25,7 @@ Without --service, the service is the only one that there is.`,
 }
 
 func backendAddCommand(env *environment) *cobra.Command {
-	weight := uint32(1)
+	columns := backendColumns{weight: 1}
 	cmd := &cobra.Command{
 		Use:   "add ADDRESS",
 		Short: "Add a backend to a service",
@@ -38,16 +39,17 @@ A backend whose address is the director's own (the VIP, a loopback address or an
 itself: its connections go to the host's own stack, which must have the VIP ("xdplb vip add").`,
 		Example: `  xdplb backend add 192.168.60.8
   xdplb backend add 192.168.60.9 --service 172.10.0.9:80 --weight 3
+  xdplb backend add 192.168.60.9 --upper 1000 --lower 800
   xdplb backend add 2001:db8::8 --service [2001:db8::64]:443
   xdplb backend add 192.168.60.7 --mac 02:00:00:00:00:07 --dev eth0 --vlan 60`,
 	}
 	hop := newHopFlags(env, cmd)
-	return backendVerb(env, cmd, &weight, func(where target) error {
+	return backendVerb(env, cmd, &columns, func(where target) error {
 		state, attached, err := env.snapshot()
 		if err != nil {
 			return err
 		}
-		backend := lb.Backend{Addr: where.addr, Weight: weight}
+		backend := lb.Backend{Addr: where.addr, Weight: columns.weight, Upper: columns.upper, Lower: columns.lower}
 		add := func(state *lb.State) error {
 			key, err := where.in(state)
 			if err != nil {
@@ -71,22 +73,22 @@ itself: its connections go to the host's own stack, which must have the VIP ("xd
 }
 
 func backendSetCommand(env *environment) *cobra.Command {
-	weight := uint32(1)
+	columns := backendColumns{weight: 1}
 	cmd := &cobra.Command{
 		Use:   "set ADDRESS",
 		Short: "Change a backend, or find its MAC address again",
-		Long: `Change a backend. Its connections stay with it. With --weight 0 it gets no new ones ("quiesced").
+		Long: `Change a backend. Its connections stay with it. With --weight 0 it gets no new ones ("quiesced"), with --upper no more
+than so many.
 
 Without flags, find its MAC address and interface again, as "add" does. For a backend that was given its MAC address
 by hand, --mac auto does so.`,
 		Example: `  xdplb backend set 192.168.60.9 --weight 0
+  xdplb backend set 192.168.60.9 --upper 1000
   xdplb backend set 192.168.60.9`,
 	}
 	hop := newHopFlags(env, cmd)
-	return backendVerb(env, cmd, &weight, func(where target) error {
-		flags := cmd.Flags()
-		setWeight := flags.Changed("weight")
-		setHop := hop.given() || !setWeight
+	return backendVerb(env, cmd, &columns, func(where target) error {
+		setHop := hop.given() || !columns.given(cmd.Flags())
 		var found lb.NextHop
 		if setHop {
 			state, attached, err := env.snapshot()
@@ -114,9 +116,7 @@ by hand, --mac auto does so.`,
 				return err
 			}
 			return state.SetBackend(key, where.addr, func(backend *lb.Backend) error {
-				if setWeight {
-					backend.Weight = weight
-				}
+				columns.set(cmd.Flags(), backend)
 				if setHop {
 					backend.Hop = found
 				}
@@ -145,13 +145,46 @@ scheduled anew. To let them end first, set its weight to 0 and wait.`,
 	})
 }
 
-// backendVerb completes a command about the one backend that its argument and --service name; it has the flag --weight
-// if weight is not nil.
-func backendVerb(env *environment, cmd *cobra.Command, weight *uint32, do func(target) error) *cobra.Command {
+// backendColumns are what flags say of a backend beside its next hop.
+type backendColumns struct {
+	weight, upper, lower uint32
+}
+
+func (c *backendColumns) register(flags *pflag.FlagSet) {
+	parsedVar(flags, &c.weight, "weight", "N", strconv.FormatUint(uint64(c.weight), 10),
+		"share of new connections, 0 to 2147483647; 0: none", lb.ParseWeight)
+	parsedVar(flags, &c.upper, "upper", "N", "",
+		"with so many connections, active and inactive, it gets no new ones; 0: no limit", lb.ParseThreshold)
+	parsedVar(flags, &c.lower, "lower", "N", "",
+		"until it has fewer than so many; 0: three quarters of upper", lb.ParseThreshold)
+}
+
+func (c *backendColumns) given(flags *pflag.FlagSet) bool {
+	return flags.Changed("weight") || flags.Changed("upper") || flags.Changed("lower")
+}
+
+// set changes what was given. Without a limit there is no lower threshold either.
+func (c *backendColumns) set(flags *pflag.FlagSet, backend *lb.Backend) {
+	if flags.Changed("weight") {
+		backend.Weight = c.weight
+	}
+	if flags.Changed("upper") {
+		backend.Upper = c.upper
+		if c.upper == 0 {
+			backend.Lower = 0
+		}
+	}
+	if flags.Changed("lower") {
+		backend.Lower = c.lower
+	}
+}
+
+// backendVerb completes a command about the one backend that its argument and --service name; it has flags for the
+// columns if they are not nil.
+func backendVerb(env *environment, cmd *cobra.Command, columns *backendColumns, do func(target) error) *cobra.Command {
 	service := newServiceFlags(env, cmd)
-	if weight != nil {
-		parsedVar(cmd.Flags(), weight, "weight", "N", strconv.FormatUint(uint64(*weight), 10),
-			"share of new connections, 0 to 2147483647; 0: none", lb.ParseWeight)
+	if columns != nil {
+		columns.register(cmd.Flags())
 	}
 	cmd.Args = takes("ADDRESS")
 	cmd.ValidArgsFunction = env.completeLive(backendNames)

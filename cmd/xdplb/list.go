@@ -21,7 +21,7 @@ const connectionTableSize = 4096
 const ratePeriod = time.Second
 
 func listCommand(env *environment) *cobra.Command {
-	var numeric, stats, rate, asJSON bool
+	var numeric, stats, rate, thresholds, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List services, backends and their connections, as ipvsadm -L does",
@@ -58,6 +58,8 @@ With --rate, the counters are read twice, one second apart.`,
 				return env.json(now.views((*serviceView).setTotals))
 			case stats:
 				return env.listing(now, ipvsadm.Stats, numeric)
+			case thresholds:
+				return env.listing(now, ipvsadm.Thresholds, numeric)
 			}
 			return env.listing(now, ipvsadm.Connections, numeric)
 		}),
@@ -67,8 +69,9 @@ With --rate, the counters are read twice, one second apart.`,
 	flags.BoolVarP(&numeric, "numeric", "n", false, "print addresses and ports as numbers")
 	flags.BoolVar(&stats, "stats", false, "print connections, packets and bytes since the beginning")
 	flags.BoolVar(&rate, "rate", false, "print connections, packets and bytes per second")
+	flags.BoolVar(&thresholds, "thresholds", false, "print the limits of connections")
 	jsonFlag(cmd, &asJSON)
-	exclusive(cmd, "stats", "rate")
+	exclusive(cmd, "stats", "rate", "thresholds")
 	return cmd
 }
 

@@ -28,6 +28,8 @@ type backendView struct {
 	Service   string       `json:"service,omitempty"` // "TCP 172.10.0.9:80"; left out where it stands in its service
 	Address   netip.Addr   `json:"address"`
 	Weight    uint32       `json:"weight"`
+	Upper     uint32       `json:"upper_threshold,omitempty"`
+	Lower     uint32       `json:"lower_threshold,omitempty"`
 	Interface string       `json:"interface"`
 	VLAN      uint16       `json:"vlan,omitempty"`
 	MAC       string       `json:"mac"` // "": not known
@@ -112,6 +114,8 @@ func newBackendView(b lb.Backend, attached interfaces) backendView {
 	view := backendView{
 		Address:   b.Addr,
 		Weight:    b.Weight,
+		Upper:     b.Upper,
+		Lower:     b.Lower,
 		Interface: attached.name(b.Hop.Ifindex),
 		VLAN:      b.Hop.VLAN,
 		Static:    b.Hop.Static,

@@ -29,6 +29,8 @@ type drivenBackendColumns struct {
 	Address   [16]uint8
 	Service   uint32
 	Weight    uint32
+	Upper     uint32
+	Lower     uint32
 	Family    uint8
 	StaticHop uint8
 	Listed    uint8
@@ -136,6 +138,12 @@ type drivenKnobs struct {
 	_              [4]byte
 }
 
+type drivenLimit struct {
+	_     structs.HostLayout
+	Upper uint32
+	Lower uint32
+}
+
 type drivenLoad struct {
 	_      structs.HostLayout
 	Flows  uint64
@@ -174,6 +182,28 @@ type drivenPortRange struct {
 	Service uint32
 }
 
+type drivenSearch struct {
+	_         structs.HostLayout
+	Table     uint32
+	Count     uint32
+	First     uint64
+	Weight    uint64
+	Scheduler uint32
+	Skipped   uint32
+	Scan      struct {
+		_        structs.HostLayout
+		Table    uint32
+		Backend  uint32
+		Weight   uint64
+		Overhead uint64
+	}
+	Member struct {
+		_       structs.HostLayout
+		Backend uint32
+		Weight  uint32
+	}
+}
+
 type drivenService struct {
 	_           structs.HostLayout
 	Id          uint32
@@ -190,7 +220,8 @@ type drivenService struct {
 	MemberCount uint32
 	Era         uint32
 	Flags       uint8
-	Zero        [7]uint8
+	Limited     uint8
+	Zero        [6]uint8
 }
 
 type drivenServiceBucket struct {
@@ -201,7 +232,15 @@ type drivenServiceBucket struct {
 }
 
 type drivenSetScan struct {
-	_    structs.HostLayout
+	_   structs.HostLayout
+	One struct {
+		_        structs.HostLayout
+		Backend  uint32
+		Weight   uint32
+		Overhead uint64
+		Active   uint64
+		Joined   uint64
+	}
 	Best struct {
 		_        structs.HostLayout
 		Backend  uint32
@@ -247,11 +286,13 @@ const (
 	drivenMapFlows                 = "flows"
 	drivenMapFragments             = "fragments"
 	drivenMapInterfaces            = "interfaces"
+	drivenMapLimits                = "limits"
 	drivenMapLoads                 = "loads"
 	drivenMapMeta                  = "meta"
 	drivenMapPortRanges            = "port_ranges"
 	drivenMapReasons               = "reasons"
 	drivenMapRetiredCounters       = "retired_counters"
+	drivenMapSearches              = "searches"
 	drivenMapServiceBuckets        = "service_buckets"
 	drivenMapServices              = "services"
 	drivenMapSetScans              = "set_scans"
@@ -333,11 +374,13 @@ type drivenMapSpecs struct {
 	Flows           *ebpf.MapSpec `ebpf:"flows"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Loads           *ebpf.MapSpec `ebpf:"loads"`
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
 	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	RetiredCounters *ebpf.MapSpec `ebpf:"retired_counters"`
+	Searches        *ebpf.MapSpec `ebpf:"searches"`
 	ServiceBuckets  *ebpf.MapSpec `ebpf:"service_buckets"`
 	Services        *ebpf.MapSpec `ebpf:"services"`
 	SetScans        *ebpf.MapSpec `ebpf:"set_scans"`
@@ -393,11 +436,13 @@ type drivenMaps struct {
 	Flows           *ebpf.Map `ebpf:"flows"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	Limits          *ebpf.Map `ebpf:"limits"`
 	Loads           *ebpf.Map `ebpf:"loads"`
 	Meta            *ebpf.Map `ebpf:"meta"`
 	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	RetiredCounters *ebpf.Map `ebpf:"retired_counters"`
+	Searches        *ebpf.Map `ebpf:"searches"`
 	ServiceBuckets  *ebpf.Map `ebpf:"service_buckets"`
 	Services        *ebpf.Map `ebpf:"services"`
 	SetScans        *ebpf.Map `ebpf:"set_scans"`
@@ -419,11 +464,13 @@ func (m *drivenMaps) Close() error {
 		m.Flows,
 		m.Fragments,
 		m.Interfaces,
+		m.Limits,
 		m.Loads,
 		m.Meta,
 		m.PortRanges,
 		m.Reasons,
 		m.RetiredCounters,
+		m.Searches,
 		m.ServiceBuckets,
 		m.Services,
 		m.SetScans,

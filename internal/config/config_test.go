@@ -31,6 +31,8 @@ services:
       - address: 192.168.60.9
       - address: 192.168.60.8
         weight: 0
+        upper: 100
+        lower: 50
         mac: 02:00:00:00:00:08
         dev: eth0
         vlan: 100
@@ -45,7 +47,7 @@ func TestRead(t *testing.T) {
 	}
 	web := []config.Backend{
 		{Addr: netip.MustParseAddr("192.168.60.9"), Weight: 1},
-		{Addr: netip.MustParseAddr("192.168.60.8"), MAC: [6]byte{2, 0, 0, 0, 0, 8}, Dev: "eth0", VLAN: 100},
+		{Addr: netip.MustParseAddr("192.168.60.8"), Upper: 100, Lower: 50, MAC: [6]byte{2, 0, 0, 0, 0, 8}, Dev: "eth0", VLAN: 100},
 	}
 	want := config.File{Services: []config.Service{
 		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("[2001:db8::64]:53"), Protocol: lb.UDP}, Scheduler: lb.MH},
@@ -83,7 +85,10 @@ func TestState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	web := []lb.Backend{{Addr: netip.MustParseAddr("192.168.60.8"), Hop: hop}, {Addr: netip.MustParseAddr("192.168.60.9"), Weight: 1}}
+	web := []lb.Backend{
+		{Addr: netip.MustParseAddr("192.168.60.8"), Upper: 100, Lower: 50, Hop: hop},
+		{Addr: netip.MustParseAddr("192.168.60.9"), Weight: 1},
+	}
 	want := lb.State{Services: []lb.Service{
 		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("172.10.0.9:80"), Protocol: lb.TCP}, Scheduler: lb.WLC, Backends: web},
 		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("172.10.0.9:443"), Protocol: lb.TCP}, Scheduler: lb.WRR, Backends: web},
@@ -136,7 +141,7 @@ func TestReadRefuses(t *testing.T) {
 		{service + "    scheduler: yes\n", `f:3:16: unknown scheduler "yes": want rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh or twos`},
 		{service + "    scheduler: true\n", "f:3:16: scheduler: want text, got true"},
 		{service + "    backends: {}\n", "f:3:15: backends: want a list, got keys"},
-		{service + "    backends: [192.168.60.8]\n", `f:3:16: want keys (address, weight, mac, dev, vlan), got the text "192.168.60.8"`},
+		{service + "    backends: [192.168.60.8]\n", `f:3:16: want keys (address, weight, upper, lower, mac, dev, vlan), got the text "192.168.60.8"`},
 		{service + "    backends:\n      - weight: 1\n", "f:4:9: the backend has no address"},
 		{service + "  - protocol: tcp\n    address: 172.10.0.9:80\n", "f:3:5: service TCP 172.10.0.9:80 already exists, at f:2:5"},
 		{backend + "        weight: heavy\n", `f:5:17: weight: want a whole number, got the text "heavy"`},
@@ -145,7 +150,7 @@ func TestReadRefuses(t *testing.T) {
 		{backend + "        weight: -1\n", "f:5:17: weight -1: want 0 to 2147483647"},
 		{backend + "        weight: 2147483648\n", "f:5:17: weight 2147483648: want 0 to 2147483647"},
 		{backend + "        weight:\n", "f:5:16: weight: want a whole number, got nothing"},
-		{backend + "        port: 8080\n", `f:5:9: unknown key "port": want address, weight, mac, dev, vlan`},
+		{backend + "        port: 8080\n", `f:5:9: unknown key "port": want address, weight, upper, lower, mac, dev, vlan`},
 		{backend + "        mac: 02:00\n", `f:5:14: MAC "02:00": want six bytes such as 02:00:00:00:00:08`},
 		{backend + "        mac: 01:00:5e:00:00:01\n", "f:5:14: MAC 01:00:5e:00:00:01 is not the address of one host"},
 		{backend + "        mac: 00:00:00:00:00:00\n", "f:5:14: MAC 00:00:00:00:00:00 is not the address of one host"},

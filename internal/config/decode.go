@@ -161,7 +161,7 @@ func (d *decoder) backendList(n *yaml.Node, service *Service) ([]Backend, error)
 }
 
 func (d *decoder) backend(n *yaml.Node, service *Service) (Backend, error) {
-	values, err := d.mapping(n, "address", "weight", "mac", "dev", "vlan")
+	values, err := d.mapping(n, "address", "weight", "upper", "lower", "mac", "dev", "vlan")
 	if err != nil {
 		return Backend{}, err
 	}
@@ -179,6 +179,16 @@ func (d *decoder) backend(n *yaml.Node, service *Service) (Backend, error) {
 		}),
 		d.number(values["weight"], "weight", func(word string) (err error) {
 			backend.Weight, err = lb.ParseWeight(word)
+			return err
+		}),
+		d.number(values["upper"], "upper", func(word string) (err error) {
+			backend.Upper, err = lb.ParseThreshold(word)
+			return err
+		}),
+		d.number(values["lower"], "lower", func(word string) (err error) {
+			if backend.Lower, err = lb.ParseThreshold(word); err == nil && backend.Lower > backend.Upper {
+				err = fmt.Errorf("lower threshold %d: want at most the upper one, %d", backend.Lower, backend.Upper)
+			}
 			return err
 		}),
 		d.text(values["mac"], "mac", func(word string) (err error) {

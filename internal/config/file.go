@@ -27,6 +27,8 @@ type Service struct {
 type Backend struct {
 	Addr   netip.Addr
 	Weight uint32
+	Upper  uint32 // thresholds of connections, as lb.Backend has them
+	Lower  uint32
 	MAC    [6]byte
 	Dev    string // name of the interface
 	VLAN   uint16 // only with a MAC
@@ -46,7 +48,7 @@ func (f File) State(hop func(Backend) (lb.NextHop, error)) (lb.State, error) {
 			if err != nil {
 				return lb.State{}, fmt.Errorf("%s: backend %s of %s: %w", b.position, b.Addr, s.ServiceKey, err)
 			}
-			services[i].Backends[j] = lb.Backend{Addr: b.Addr, Weight: b.Weight, Hop: next}
+			services[i].Backends[j] = lb.Backend{Addr: b.Addr, Weight: b.Weight, Upper: b.Upper, Lower: b.Lower, Hop: next}
 		}
 	}
 	return lb.NewState(services)

@@ -75,6 +75,7 @@ func (l *layout) fillWords(d *Datapath) error {
 	}
 	for _, b := range l.newBackends {
 		d.loads.put(b.id, xdplbLoad{})
+		d.limits.store(int(b.id), limitOf(b.Upper, b.Lower))
 		value := d.backends.get(b.id)
 		value.NextHop, value.InUse = b.word, 1
 		d.backends.put(b.id, value)

@@ -18,6 +18,7 @@ type leftover struct {
 	parts    []uint32 // of the lookup tables
 	side     bool     // the other side is no copy of the live one
 	egresses []uint32
+	limits   []uint32 // backends whose words are of another configuration
 }
 
 // tidy says whether nothing can be left over of any configuration but one, without looking for it.
@@ -37,6 +38,7 @@ func (d *Datapath) cleanUp(epoch uint64, after func(step string) error) error {
 		return nil
 	}
 	return run([]step{
+		{"changing limits", left.limit},
 		{"waiting for packets of the old side", d.settle},
 		{"retiring backends", left.retire},
 		{"dropping parts", left.drop},
@@ -46,13 +48,14 @@ func (d *Datapath) cleanUp(epoch uint64, after func(step string) error) error {
 }
 
 func (l *leftover) empty() bool {
-	return len(l.backends) == 0 && len(l.parts) == 0 && !l.side && len(l.egresses) == 0
+	return len(l.backends) == 0 && len(l.parts) == 0 && !l.side && len(l.egresses) == 0 && len(l.limits) == 0
 }
 
 func (d *Datapath) findLeftover(epoch uint64) *leftover {
 	left := &leftover{d: d, epoch: epoch}
 	left.findBackends()
 	left.findParts()
+	left.limits = d.staleLimits(epoch)
 	left.side = !slices.Equal(d.services.side(0), d.services.side(1)) || !slices.Equal(d.info.side(0), d.info.side(1)) ||
 		!slices.Equal(d.retired.side(0), d.retired.side(1)) ||
 		!slices.Equal(d.rangesFor(1-side(epoch)), d.portRanges.side(1-side(epoch))) ||

@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 }
 
 // crashStates are two states whose difference needs every step: services and backends come, go and change; next hops
-// are found, lost and moved.
+// are found, lost and moved, and limits change.
 func crashStates(t testing.TB, ifindex int) (before, after lb.State) {
 	t.Helper()
 	hop := func(last byte) lb.NextHop { return lb.NextHop{MAC: [6]byte{2, 0, 0, 0, 0, last}, Ifindex: ifindex} }
@@ -58,10 +58,14 @@ func crashStates(t testing.TB, ifindex int) (before, after lb.State) {
 	}
 	vlan := hop(9)
 	vlan.VLAN = 7
+	limited := func(b lb.Backend, upper, lower uint32) lb.Backend {
+		b.Upper, b.Lower = upper, lower
+		return b
+	}
 	before = state(
 		lb.Service{ServiceKey: key(false, 0), Scheduler: lb.RR, Backends: []lb.Backend{
 			backend(false, 0, 1, hop(1)), backend(false, 1, 1, lb.NextHop{}), backend(false, 2, 1, hop(3)),
-			backend(false, 3, 1, hop(4)), backend(false, 4, 1, vlan),
+			backend(false, 3, 1, hop(4)), limited(backend(false, 4, 1, vlan), 7, 3),
 		}},
 		lb.Service{ServiceKey: key(false, 1), Ports: "80,443,8000-8099", Scheduler: lb.WRR,
 			Backends: []lb.Backend{backend(false, 0, 3, hop(1))}},
@@ -70,7 +74,7 @@ func crashStates(t testing.TB, ifindex int) (before, after lb.State) {
 	after = state(
 		lb.Service{ServiceKey: key(false, 0), Scheduler: lb.RR, Backends: []lb.Backend{
 			backend(false, 0, 1, hop(11)), backend(false, 1, 1, hop(2)), backend(false, 2, 1, lb.NextHop{}),
-			backend(false, 4, 0, hop(5)), backend(false, 5, 1, hop(6)),
+			limited(backend(false, 4, 0, hop(5)), 9, 0), limited(backend(false, 5, 1, hop(6)), 5, 0),
 		}},
 		lb.Service{ServiceKey: key(false, 2), Ports: "80-81", Scheduler: lb.SH, Backends: []lb.Backend{backend(false, 0, 3, hop(1))}},
 		lb.Service{ServiceKey: key(true, 0), Scheduler: lb.WRR, Backends: []lb.Backend{backend(true, 0, 1, hop(1)), backend(true, 1, 1, hop(2))}},

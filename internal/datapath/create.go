@@ -132,6 +132,7 @@ func size(spec *ebpf.CollectionSpec, meta *xdplbMeta) error {
 		specs.Backends:        capacity.backendIDs(),
 		specs.BackendCounters: capacity.backendIDs(),
 		specs.Loads:           capacity.backendIDs(),
+		specs.Limits:          capacity.backendIDs(),
 	} {
 		m.MaxEntries = entries
 	}

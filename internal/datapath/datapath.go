@@ -39,6 +39,7 @@ type Datapath struct {
 	info           array[xdplbBackendColumns]
 	retired        array[xdplbCounters] // by service id
 	slots          slotMemory
+	limits         *words // by backend id
 }
 
 // The words of struct config.
@@ -119,6 +120,9 @@ func (d *Datapath) mapMemory() (err error) {
 	if d.loads, err = mapPairs[xdplbLoad](d.maps.Loads); err != nil {
 		return err
 	}
+	if d.limits, err = mapWords(d.maps.Limits); err != nil {
+		return err
+	}
 	if d.serviceBuckets, err = mapArray[xdplbServiceBucket](d.maps.ServiceBuckets); err != nil {
 		return err
 	}
@@ -166,7 +170,7 @@ func (d *Datapath) Close() error {
 	var errs []error
 	for _, memory := range []*words{
 		d.config, d.backends.words, d.egresses.words, d.interfaces.words, d.loads.words, d.serviceBuckets.words, d.services.words,
-		d.portRanges.words, d.info.words, d.retired.words, d.slots.ids,
+		d.portRanges.words, d.info.words, d.retired.words, d.slots.ids, d.limits,
 	} {
 		errs = append(errs, memory.close())
 	}

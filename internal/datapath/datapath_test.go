@@ -135,6 +135,10 @@ func randomState(t testing.TB, random *rand.Rand, services, backends, ifindex in
 
 func randomBackend(random *rand.Rand, addr netip.Addr, ifindex int) lb.Backend {
 	backend := lb.Backend{Addr: addr, Weight: uint32(random.IntN(4))}
+	if random.IntN(8) == 0 {
+		backend.Upper = 1_000_000 + uint32(random.IntN(3)) // which no test reaches
+		backend.Lower = uint32(random.IntN(2))
+	}
 	switch random.IntN(8) {
 	case 0: // nothing known
 	case 1:
@@ -283,8 +287,8 @@ func checkTidy(t testing.TB) {
 	d, live := openLive(t)
 	defer d.Close()
 	if left := d.findLeftover(live.epoch); !left.empty() {
-		t.Errorf("left over: backends %v, parts %v, the other side %v, egresses %v",
-			left.backends, left.parts, left.side, left.egresses)
+		t.Errorf("left over: backends %v, parts %v, the other side %v, egresses %v, limits of %v",
+			left.backends, left.parts, left.side, left.egresses, left.limits)
 	}
 	if !d.tidy(live.epoch) {
 		t.Error("config.tidy does not say so")
@@ -348,7 +352,10 @@ func checkTables(t testing.TB) {
 				want[c.id] = true
 			}
 		}
-		if looksAtLoads(scheduler) {
+		if limited := slices.ContainsFunc(s.backends, func(b *backend) bool { return b.Upper != 0 }); limited != (s.Limited != 0) {
+			t.Errorf("%s: limited: %v, want %v", key, s.Limited != 0, limited)
+		}
+		if s.isCounted() && (s.Slots > 0 || looksAtLoads(scheduler)) {
 			checkMembers(t, d, s, want)
 		}
 		if scheduler == lb.FO || scheduler == lb.DH {
@@ -403,7 +410,7 @@ func checkMembers(t testing.TB, d *Datapath, s *service, backends map[uint32]boo
 	}
 	want, got := make(map[uint32]uint32), make(map[uint32]uint32)
 	for _, b := range s.backends {
-		if backends[b.id] && s.Scheduler == uint32(lb.LC) {
+		if rr := s.Scheduler == uint32(lb.LC) || s.Scheduler == uint32(lb.RR); rr && backends[b.id] {
 			want[b.id] = 1
 		} else if backends[b.id] {
 			want[b.id] = b.Weight

@@ -43,7 +43,7 @@
 //
 // and, unless nothing is left over, once no packet of the old side is under way:
 //
-//  7. retire removed backends: raise their generation, so that their flows are stale,
+//  7. change the words of limits that differ, and retire removed backends: raise their generation, so that their flows are stale,
 //  8. take those parts of the row of slots out in which no live service has a table, and wait again,
 //  9. add the retired backends' counters to retired_counters, note that in config.tidy, and clear in_use,
 //  10. make the old side, whose cold columns step 9 needs, a copy of the live one, free egresses, and note in config.tidy

@@ -105,7 +105,7 @@ func toAddr(bytes [16]byte, family uint8) netip.Addr {
 
 // columns are the cold columns of a backend of the service with an id.
 func (b *backend) columns(service uint32) xdplbBackendColumns {
-	columns := xdplbBackendColumns{Service: service, Weight: b.Weight, Base: b.base}
+	columns := xdplbBackendColumns{Service: service, Weight: b.Weight, Upper: b.Upper, Lower: b.Lower, Base: b.base}
 	columns.Address, columns.Family = fromAddr(b.Addr)
 	if b.Hop.Static {
 		columns.StaticHop = 1
@@ -121,6 +121,8 @@ func fromColumns(columns *xdplbBackendColumns) lb.Backend {
 	return lb.Backend{
 		Addr:   toAddr(columns.Address, columns.Family),
 		Weight: columns.Weight,
+		Upper:  columns.Upper,
+		Lower:  columns.Lower,
 		Hop:    lb.NextHop{Static: columns.StaticHop != 0},
 	}
 }

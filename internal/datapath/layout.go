@@ -294,7 +294,10 @@ func (p *planner) addService(wanted *lb.Service) (err error) {
 	if was != nil && was.Scheduler == now.Scheduler {
 		now.Era = was.Era
 	}
-	if was != nil && looksAtLoads(wanted.Scheduler) && !looksAtLoads(lb.Scheduler(was.Scheduler)) {
+	if isLimited(wanted) {
+		now.Limited = 1
+	}
+	if was != nil && now.isCounted() && !was.isCounted() {
 		p.layout.counts = true
 	}
 	if err := p.placeService(was, now); err != nil {
@@ -350,7 +353,7 @@ func (p *planner) setPorts(was, now *service, ports lb.Ports) {
 // addTable keeps the table of a service for whose new flows nothing changes, and plans a new one for any other.
 func (p *planner) addTable(was, now *service) error {
 	list := candidates(now)
-	same := was != nil && was.Scheduler == now.Scheduler && was.Flags == now.Flags
+	same := was != nil && was.Scheduler == now.Scheduler && was.Flags == now.Flags && was.Limited == now.Limited
 	if same && now.Scheduler == uint32(lb.MH) {
 		same = was.maglevSlots() == now.maglevSlots()
 	}
@@ -358,6 +361,11 @@ func (p *planner) addTable(was, now *service) error {
 		now.Table, now.Slots, now.Previous, now.Settles = was.Table, was.Slots, was.Previous, was.Settles
 		now.Members, now.MemberCount = was.Members, was.MemberCount
 		return nil
+	}
+	if now.Scheduler == uint32(lb.MH) && now.isCounted() && len(list) > 0 {
+		if err := p.addMembers(now, list, members(now, list, nil)); err != nil {
+			return err
+		}
 	}
 	if now.Scheduler == uint32(lb.MH) && was != nil {
 		return p.succeed(was, now, list)
@@ -377,10 +385,10 @@ func (p *planner) addTable(was, now *service) error {
 		fillSlots(slots, list, shape)
 		return nil
 	})
-	if err != nil || !looksAtLoads(lb.Scheduler(now.Scheduler)) {
+	if err != nil || !now.isCounted() {
 		return err
 	}
-	return p.addMembers(now, list, members(lb.Scheduler(now.Scheduler), list, shape))
+	return p.addMembers(now, list, members(now, list, shape))
 }
 
 // addMaglev plans the table of an mh service that is new. Its shape takes longer than all the rest of the plan; it is made

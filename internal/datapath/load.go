@@ -12,7 +12,7 @@ import (
 // The load of a backend is the number of its flows' entries that are marked as counted (bpf/load.h). Packets keep it. What
 // is counted anew here is
 //
-//   - entries without the mark of services whose scheduler looks at loads: they were recorded before it did,
+//   - entries without the mark of services that are counted: they were recorded before they were,
 //   - and the sum, since a writer can die between a mark and its count, and a packet may, once in a long time, not see a
 //     mark that is made at the same moment.
 
@@ -42,6 +42,11 @@ func joinLoad(active, inactive int64) uint64 {
 	return uint64(active)*uint64(xdplbLoadUnitLOAD_ACTIVE) + uint64(inactive)*uint64(xdplbLoadUnitLOAD_INACTIVE)
 }
 
+// isCounted says whether the service's flows are counted: its scheduler looks at loads, or a backend has a limit.
+func (s *xdplbService) isCounted() bool {
+	return s.Limited != 0 || looksAtLoads(lb.Scheduler(s.Scheduler))
+}
+
 func (e xdplbEntry) isCounted() bool { return e.Check&counted != 0 }
 
 // loadWord is the first word of a backend's load, which packets change.
@@ -56,13 +61,13 @@ type loadKeeper struct {
 }
 
 func (d *Datapath) newLoadKeeper(epoch uint64) *loadKeeper {
-	looks := make([]bool, ids(d.meta.Services))
+	counted := make([]bool, ids(d.meta.Services))
 	for _, s := range d.services.side(side(epoch)) {
-		looks[s.Id] = looksAtLoads(lb.Scheduler(s.Scheduler))
+		counted[s.Id] = s.isCounted()
 	}
 	k := &loadKeeper{d: d, counts: make([]bool, d.backends.count)}
 	for id, columns := range d.info.side(side(epoch)) {
-		k.counts[id] = columns.Family != 0 && looks[columns.Service]
+		k.counts[id] = columns.Family != 0 && counted[columns.Service]
 	}
 	return k
 }
@@ -134,7 +139,7 @@ func outside(n, a, b int64) int64 {
 	return n - max(min(a, b), min(n, max(a, b)))
 }
 
-// countUncounted counts the flows of services whose scheduler has begun to look at loads.
+// countUncounted counts the flows of services of which they were not counted before.
 func (d *Datapath) countUncounted(epoch uint64) error {
 	table, err := d.openFlows()
 	if err != nil {

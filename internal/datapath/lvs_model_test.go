@@ -15,6 +15,45 @@ type lvsDest struct {
 	id               uint32
 	weight           int64
 	active, inactive int64
+
+	upper, lower int64
+	overloaded   bool // IP_VS_DEST_F_OVERLOAD
+}
+
+// takes says whether the schedulers look at it.
+func (d *lvsDest) takes() bool { return d.weight > 0 && !d.overloaded }
+
+// bind and unbind count a connection that comes or goes, as ip_vs_bind_dest and ip_vs_unbind_dest do.
+func (d *lvsDest) bind(flow *lvsFlow) {
+	d.add(flow, 1)
+	if d.upper != 0 && d.active+d.inactive >= d.upper {
+		d.overloaded = true
+	}
+}
+
+func (d *lvsDest) unbind(flow *lvsFlow) {
+	d.add(flow, -1)
+	d.overloaded = d.overloaded && d.isStillOverloaded()
+}
+
+// isStillOverloaded says whether one that was overloaded remains so.
+func (d *lvsDest) isStillOverloaded() bool {
+	total := d.active + d.inactive
+	switch {
+	case d.lower != 0:
+		return total >= d.lower
+	case d.upper != 0:
+		return total*4 >= d.upper*3
+	}
+	return false
+}
+
+func (d *lvsDest) add(flow *lvsFlow, n int64) {
+	if flow.active {
+		d.active += n
+	} else {
+		d.inactive += n
+	}
 }
 
 func (d *lvsDest) overhead() int64 { return d.active*256 + d.inactive }
@@ -37,11 +76,11 @@ type lvsService struct {
 // day is how long an entry lives without use, and a set without change (DEFAULT_EXPIRATION), in ticks.
 const day = 24 * 3600 * int64(1e9) >> tickShift
 
-// least is the first of those with the least cost in proportion to its weight; nil: none has a weight.
+// least is the first of those with the least cost in proportion to its weight; nil: none takes connections.
 func least(dests []*lvsDest, cost func(*lvsDest) int64) (found *lvsDest) {
 	for _, d := range dests {
 		switch {
-		case d.weight == 0:
+		case !d.takes():
 		case found == nil, cost(found)*d.weight > cost(d)*found.weight:
 			found = d
 		}
@@ -87,9 +126,15 @@ func (s *lvsService) changed() {
 	}
 }
 
-// clone can schedule ahead, but for those that look at loads.
+// clone can schedule ahead, as if no threshold was reached, but for those that look at loads.
 func (s *lvsService) clone() *lvsService {
 	c := *s
+	c.dests = nil
+	for _, d := range s.dests {
+		unlimited := *d
+		unlimited.overloaded = false
+		c.dests = append(c.dests, &unlimited)
+	}
 	return &c
 }
 
@@ -108,7 +153,7 @@ func (s *lvsService) schedule(now int64, pair [2]*lvsDest) *lvsDest {
 		return least(s.dests, delay)
 	case lb.NQ:
 		for _, d := range s.dests {
-			if d.weight > 0 && d.active == 0 {
+			if d.takes() && d.active == 0 {
 				return d
 			}
 		}
@@ -118,6 +163,9 @@ func (s *lvsService) schedule(now int64, pair [2]*lvsDest) *lvsDest {
 	case lb.OVF:
 		return s.greatest(func(d *lvsDest) bool { return d.active <= d.weight })
 	case lb.TWOS:
+		if pair[0] == nil {
+			return nil
+		}
 		if pair[1].overhead()*pair[0].weight < pair[0].overhead()*pair[1].weight {
 			return pair[1]
 		}
@@ -130,9 +178,10 @@ func (s *lvsService) schedule(now int64, pair [2]*lvsDest) *lvsDest {
 }
 
 func (s *lvsService) roundRobin() *lvsDest {
-	for range s.dests {
-		s.position = (s.position + 1) % len(s.dests)
-		if d := s.dests[s.position]; d.weight > 0 {
+	for i := range s.dests {
+		next := (s.position + 1 + i) % len(s.dests)
+		if d := s.dests[next]; d.takes() {
+			s.position = next
 			return d
 		}
 	}
@@ -140,7 +189,7 @@ func (s *lvsService) roundRobin() *lvsDest {
 }
 
 func (s *lvsService) weightedRoundRobin() *lvsDest {
-	if s.highest == 0 {
+	if s.highest == 0 || !slices.ContainsFunc(s.dests, (*lvsDest).takes) {
 		return nil
 	}
 	for {
@@ -151,7 +200,7 @@ func (s *lvsService) weightedRoundRobin() *lvsDest {
 				s.threshold = s.highest
 			}
 		}
-		if d := s.dests[s.position]; d.weight >= s.threshold {
+		if d := s.dests[s.position]; d.weight >= s.threshold && !d.overloaded {
 			return d
 		}
 	}
@@ -165,7 +214,7 @@ func (s *lvsService) destinationHash() *lvsDest {
 	}
 	const golden = 0x61c88647 // hash_32 of the kernel
 	product := binary.BigEndian.Uint32(s.vip.AsSlice()) * golden
-	if d := buckets[product>>24]; d.weight > 0 {
+	if d := buckets[product>>24]; d.takes() {
 		return d
 	}
 	return nil
@@ -173,7 +222,7 @@ func (s *lvsService) destinationHash() *lvsDest {
 
 func (s *lvsService) leastConnections() (found *lvsDest) {
 	for _, d := range s.dests {
-		if d.weight > 0 && (found == nil || d.overhead() < found.overhead()) {
+		if d.takes() && (found == nil || d.overhead() < found.overhead()) {
 			found = d
 		}
 	}
@@ -183,14 +232,15 @@ func (s *lvsService) leastConnections() (found *lvsDest) {
 // greatest is the first of those with the greatest weight that fit.
 func (s *lvsService) greatest(fits func(*lvsDest) bool) (found *lvsDest) {
 	for _, d := range s.dests {
-		if d.weight > 0 && fits(d) && (found == nil || d.weight > found.weight) {
+		if d.takes() && fits(d) && (found == nil || d.weight > found.weight) {
 			found = d
 		}
 	}
 	return found
 }
 
-// cachedChoice is that of lblc and lblcr. Unlike in LVS a real server of weight 0 does not count for the size of a set.
+// cachedChoice is that of lblc and lblcr. Unlike in LVS a real server of weight 0 does not count for the size of a set, and
+// an overloaded one gets no connections from lblc either.
 func (s *lvsService) cachedChoice(now int64) *lvsDest {
 	if now-s.used > day {
 		s.cached = nil

@@ -33,6 +33,8 @@ type lvsWorld struct {
 	era      uint32
 	replaced uint32 // how often a backend was
 	ahead    int64  // ticks by which the model's clock is ahead of the kernel's
+	limited  bool   // real servers may have thresholds
+	words    mapped // of the limits
 }
 
 type lvsFlow struct {
@@ -83,9 +85,12 @@ func (d *rig) runLVS(t *testing.T, scheduler lb.Scheduler, seed uint64) {
 		kind, protocol, reals = 2, lb.TCP, 2+random.IntN(3)
 	}
 	w := d.newLVSWorld(t, scheduler, protocol, random)
-	w.kind = kind
+	w.kind, w.limited = kind, random.IntN(2) == 0
 	for range reals {
 		w.add(w.weight())
+	}
+	for _, d := range w.service.dests {
+		w.limit(d)
 	}
 	w.publish()
 	for step := range 600 {
@@ -109,6 +114,8 @@ func (d *rig) newLVSWorld(t *testing.T, scheduler lb.Scheduler, protocol lb.Prot
 	d.forget()
 	d.turn(0)
 	clear(w.loads)
+	w.words = mapMemory(t, d.maps["limits"])
+	clear(w.words)
 	return w
 }
 
@@ -137,15 +144,37 @@ func (w *lvsWorld) weight() int64 {
 	}
 }
 
+// limit gives a real server other thresholds, small ones, which are often reached, or none.
+func (w *lvsWorld) limit(d *lvsDest) string {
+	upper, lower := int64(0), int64(0)
+	if w.limited && w.random.IntN(4) > 0 {
+		upper = w.random.Int64N(6) + 1
+		lower = w.random.Int64N(upper + 1)
+	}
+	changed := *d
+	changed.upper, changed.lower = upper, lower
+	changed.overloaded = d.overloaded && upper != 0 && upper <= d.upper
+	// what LVS would notice with the next connection only
+	if now := changed; upper != 0 && upper <= now.active+now.inactive || now.overloaded && !now.isStillOverloaded() {
+		return "no other thresholds"
+	}
+	*d = changed
+	word := int(d.id)
+	w.words.store(word, nextLimit(w.words.load(word), d.active+d.inactive, uint32(upper), uint32(lower)))
+	return fmt.Sprintf("thresholds of %d are %d and %d", d.id, upper, lower)
+}
+
 func (w *lvsWorld) step(t *testing.T) string {
 	switch n := w.random.IntN(100); {
 	case n < 2:
 		return w.setWeight(w.service.dests[w.random.IntN(len(w.service.dests))], w.weight())
-	case n < 3:
+	case n < 3 && w.limited:
+		return w.limit(w.service.dests[w.random.IntN(len(w.service.dests))])
+	case n < 4:
 		return w.replace(w.service.dests[w.random.IntN(len(w.service.dests))])
-	case n < 4 && looksAtLoads(w.service.scheduler):
+	case n < 5 && looksAtLoads(w.service.scheduler):
 		return w.change()
-	case n < 6:
+	case n < 7:
 		return w.wait(t, []int64{50_000, 50_000, 50_000, day + 10}[w.random.IntN(4)])
 	case n < 50 || len(w.live) == 0:
 		w.next++
@@ -176,6 +205,9 @@ func (w *lvsWorld) publish() {
 	s := &service{}
 	s.setKey(lb.ServiceKey{Addr: w.at, Protocol: w.protocol})
 	s.Scheduler = uint32(w.service.scheduler)
+	if w.limited {
+		s.Limited = 1
+	}
 	for _, d := range w.service.dests {
 		b := &backend{id: d.id, listed: d.weight > 0}
 		b.Weight = uint32(d.weight)
@@ -188,13 +220,13 @@ func (w *lvsWorld) publish() {
 	}
 	v := virtual{
 		at: w.at, protocol: uint8(w.protocol), era: w.era,
-		scheduler: xdplbScheduler(s.Scheduler),
+		scheduler: xdplbScheduler(s.Scheduler), limited: s.Limited != 0,
 	}
 	for _, i := range shape {
 		v.slots = append(v.slots, list[i].id)
 	}
-	if looksAtLoads(w.service.scheduler) && len(shape) > 0 {
-		for _, i := range members(w.service.scheduler, list, shape) {
+	if s.isCounted() && len(shape) > 0 {
+		for _, i := range members(s, list, shape) {
 			v.members = append(v.members, list[i].id, list[i].weight)
 		}
 	}
@@ -224,15 +256,37 @@ func (w *lvsWorld) align(slots []uint32) {
 	w.tb.Fatalf("the slots %d are not LVS's cycle %d, wherever one begins", slots, cycle)
 }
 
-// pair are the two that the program's draw gives.
+// pair are the two that the program's draw gives, or, where there are thresholds, its random numbers.
 func (w *lvsWorld) pair(client netip.AddrPort) (pair [2]*lvsDest) {
 	if w.service.scheduler != lb.TWOS {
 		return pair
 	}
 	hash := w.hashOf(client, w.at, uint8(w.protocol))
 	random := mix64(w.turns<<32 ^ uint64(hash.tag))
-	for i, half := range []uint32{uint32(random), uint32(random >> 32)} {
-		pair[i] = w.dest(w.pairs[2*(uint64(half)*uint64(len(w.pairs)/2)>>32)])
+	if !w.limited {
+		for i, half := range []uint32{uint32(random), uint32(random >> 32)} {
+			pair[i] = w.dest(w.pairs[2*(uint64(half)*uint64(len(w.pairs)/2)>>32)])
+		}
+		return pair
+	}
+	total := uint64(0)
+	for _, d := range w.service.dests {
+		if d.takes() {
+			total += uint64(d.weight)
+		}
+	}
+	for i := 0; total > 0 && i < len(pair); i++ {
+		left := random % total
+		n := slices.IndexFunc(w.service.dests, func(d *lvsDest) bool {
+			if d.takes() && left < uint64(d.weight) {
+				return true
+			}
+			if d.takes() {
+				left -= uint64(d.weight)
+			}
+			return false
+		})
+		pair[i], random = w.service.dests[n], mix64(random)
 	}
 	return pair
 }
@@ -274,10 +328,13 @@ func (w *lvsWorld) connect(t *testing.T, number int) string {
 	case action != xdpTX || got != realMAC(int(want.id-w.reals[0])):
 		t.Errorf("verdict %d, to %x; LVS sends it to %d, which is %x", action, got, want.id, realMAC(int(want.id-w.reals[0])))
 	case was == nil || was.dest != want || w.ended[number]:
-		w.count(was, -1)
-		w.live[number] = &lvsFlow{dest: want}
+		flow := &lvsFlow{dest: want}
+		want.bind(flow) // its old connection, if there is one, is let go only then
+		if was != nil {
+			was.dest.unbind(was)
+		}
+		w.live[number] = flow
 		delete(w.ended, number)
-		w.count(w.live[number], 1)
 	}
 	return what
 }
@@ -297,16 +354,6 @@ func (w *lvsWorld) compareReal(in []byte, want *lvsDest) {
 	}
 }
 
-func (w *lvsWorld) count(flow *lvsFlow, n int64) {
-	switch {
-	case flow == nil:
-	case flow.active:
-		flow.dest.active += n
-	default:
-		flow.dest.inactive += n
-	}
-}
-
 // goOn sends another packet of a connection: it is established, or it ends.
 func (w *lvsWorld) goOn(number int, flags tcpFlags) string {
 	flow := w.live[number]
@@ -315,12 +362,12 @@ func (w *lvsWorld) goOn(number int, flags tcpFlags) string {
 	if w.protocol == lb.UDP {
 		return "a datagram"
 	}
-	w.count(flow, -1)
+	flow.dest.add(flow, -1)
 	if flags.fin || flags.rst {
 		w.ended[number] = true
 	}
 	flow.active = !w.ended[number]
-	w.count(flow, 1)
+	flow.dest.add(flow, 1)
 	return fmt.Sprintf("client %d sends %+v", number, flags)
 }
 
@@ -336,7 +383,7 @@ func (w *lvsWorld) expire(number int) string {
 		word := int(2 * flow.dest.id)
 		w.loads.store(word, w.loads.load(word)-entry.load())
 	}
-	w.count(flow, -1)
+	flow.dest.unbind(flow)
 	delete(w.live, number)
 	delete(w.ended, number)
 	return fmt.Sprintf("client %d is forgotten", number)
@@ -354,7 +401,8 @@ func (w *lvsWorld) replace(d *lvsDest) string {
 			delete(w.ended, number)
 		}
 	}
-	d.active, d.inactive = 0, 0
+	d.active, d.inactive, d.overloaded = 0, 0, false
+	w.words.store(int(d.id), uint64(d.upper)|uint64(d.lower)<<32)
 	w.service.drop(d)
 	return fmt.Sprintf("%d is another backend", d.id)
 }
@@ -391,7 +439,7 @@ func (w *lvsWorld) wait(t *testing.T, ticks int64) string {
 // compareLoads compares the numbers of connections.
 func (w *lvsWorld) compareLoads(t *testing.T) {
 	t.Helper()
-	if !looksAtLoads(w.service.scheduler) {
+	if !looksAtLoads(w.service.scheduler) && !w.limited {
 		return
 	}
 	for _, d := range w.service.dests {

@@ -174,7 +174,7 @@ func newRig(tb testing.TB, change ...func(*ebpf.CollectionSpec)) *rig {
 		tb.Fatal(err)
 	}
 	for name, size := range map[string]uint32{
-		"backends": backendRoom, "backend_counters": backendRoom, "loads": backendRoom, "egresses": egressRoom,
+		"backends": backendRoom, "backend_counters": backendRoom, "loads": backendRoom, "limits": backendRoom, "egresses": egressRoom,
 		"cursors": serviceRoom + 1, "retired_counters": 2 * (serviceRoom + 1), "tables": 2,
 		"services": 2 * serviceRoom, "service_buckets": 2 * serviceBuckets, "backend_info": 2 * backendRoom,
 	} {
@@ -299,6 +299,7 @@ type virtual struct {
 	members   []uint32 // who is chosen from by load: backend, weight, backend, weight, ...
 	flags     lb.SchedulerFlags
 	era       uint32
+	limited   bool
 }
 
 func tcpService(at string, scheduler xdplbScheduler, slots ...uint32) virtual {
@@ -343,6 +344,9 @@ func (d *rig) prepare(services ...virtual) {
 		}
 		if value.Id == 0 {
 			value.Id = uint32(i) + 1
+		}
+		if s.limited {
+			value.Limited = 1
 		}
 		copy(value.Address[:], s.at.Addr().AsSlice())
 		if s.at.Addr().Is4() {

@@ -39,20 +39,27 @@ func frameTo(t testing.TB, mac [6]byte, from, to netip.AddrPort, flags layers.TC
 // send runs the attached program on a frame that comes in by an interface, and returns the MAC address that it is sent to.
 func (d *Datapath) send(t testing.TB, ifindex int, frame []byte) (to [6]byte) {
 	t.Helper()
+	verdict, out := d.run(t, ifindex, frame)
+	if verdict != xdpTX {
+		reasons, _ := d.Reasons()
+		t.Fatalf("verdict %d, want TX; %+v", verdict, reasons)
+	}
+	return [6]byte(out)
+}
+
+// run returns the program's verdict and the frame that comes out.
+func (d *Datapath) run(t testing.TB, ifindex int, frame []byte) (verdict uint32, out []byte) {
+	t.Helper()
 	context := struct{ Data, DataEnd, DataMeta, IngressIfindex, RxQueueIndex, EgressIfindex uint32 }{
 		DataEnd: uint32(len(frame)), IngressIfindex: uint32(ifindex),
 	}
-	out := make([]byte, len(frame)+64)
+	out = make([]byte, len(frame)+64)
 	options := ebpf.RunOptions{Data: frame, DataOut: out, Context: context, Repeat: 1}
 	verdict, err := d.program.Run(&options)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if verdict != 3 { // XDP_TX
-		reasons, _ := d.Reasons()
-		t.Fatalf("verdict %d, want TX; %+v", verdict, reasons)
-	}
-	return [6]byte(out)
+	return verdict, out
 }
 
 // TestProgramFindsWhatChangeWrote sends packets of many clients to services of every scheduler and both families. The

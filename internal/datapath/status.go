@@ -134,11 +134,13 @@ func (d *Datapath) byName() map[string]**ebpf.Map {
 		xdplbMapFlows:           &d.maps.Flows,
 		xdplbMapFragments:       &d.maps.Fragments,
 		xdplbMapInterfaces:      &d.maps.Interfaces,
+		xdplbMapLimits:          &d.maps.Limits,
 		xdplbMapLoads:           &d.maps.Loads,
 		xdplbMapMeta:            &d.maps.Meta,
 		xdplbMapReasons:         &d.maps.Reasons,
 		xdplbMapPortRanges:      &d.maps.PortRanges,
 		xdplbMapRetiredCounters: &d.maps.RetiredCounters,
+		xdplbMapSearches:        &d.maps.Searches,
 		xdplbMapSetScans:        &d.maps.SetScans,
 		xdplbMapServiceBuckets:  &d.maps.ServiceBuckets,
 		xdplbMapServices:        &d.maps.Services,
@@ -159,7 +161,7 @@ func (d *Datapath) mapStatus(name string, m *ebpf.Map, live *configuration) (Map
 		status.Used, err = countKeys[xdplbFragmentKey, xdplbEntry](m)
 	case xdplbMapInterfaces:
 		status.Used = uint32(len(d.rows()))
-	case xdplbMapBackends, xdplbMapBackendCounters, xdplbMapLoads:
+	case xdplbMapBackends, xdplbMapBackendCounters, xdplbMapLimits, xdplbMapLoads:
 		status.Used = uint32(live.backends)
 	case xdplbMapBackendInfo: // one side of it, as of the other maps with two sides
 		status.Used, status.Max = uint32(live.backends), status.Max/sides

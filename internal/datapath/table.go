@@ -113,23 +113,20 @@ func newShape(of *service, addrs []netip.Addr, weights []uint32) ([]int, error) 
 // maglevSlots is how many slots an mh service's backends ask for. The table may have more (see succeed).
 func (s *service) maglevSlots() uint32 { return uint32(schedule.MaglevSlots(len(s.backends))) }
 
-// members lists who is chosen from by load, as indexes into the candidates, in the order in which they are looked at.
-func members(scheduler lb.Scheduler, list []candidate, shape []int) []int {
-	switch scheduler {
-	case lb.TWOS:
+// members lists who is chosen from by load, or by what their limits leave, as indexes into the candidates, in the order in
+// which they are looked at.
+func members(of *service, list []candidate, shape []int) []int {
+	weights := make([]uint32, len(list))
+	for i, c := range list {
+		weights[i] = c.weight
+	}
+	switch scheduler := lb.Scheduler(of.Scheduler); {
+	case scheduler == lb.TWOS && of.Limited == 0:
 		return shape // two of these are drawn
-	case lb.OVF:
-		weights := make([]uint32, len(list))
-		for i, c := range list {
-			weights[i] = c.weight
-		}
+	case scheduler == lb.OVF || scheduler == lb.FO:
 		return schedule.Overflow(weights)
 	}
-	all := make([]int, len(list))
-	for i := range all {
-		all[i] = i
-	}
-	return all
+	return schedule.RoundRobin(weights) // some may have weight 0: see leavesGaps
 }
 
 // table is a lookup table to be written.

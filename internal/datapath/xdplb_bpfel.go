@@ -25,6 +25,8 @@ type xdplbBackendColumns struct {
 	Address   [16]uint8
 	Service   uint32
 	Weight    uint32
+	Upper     uint32
+	Lower     uint32
 	Family    uint8
 	StaticHop uint8
 	Listed    uint8
@@ -153,6 +155,18 @@ type xdplbInterface struct {
 	Zero1   uint32
 }
 
+type xdplbLimit struct {
+	_     structs.HostLayout
+	Upper uint32
+	Lower uint32
+}
+
+type xdplbLimitBit uint32
+
+const (
+	xdplbLimitBitLIMIT_REACHED xdplbLimitBit = 2147483648
+)
+
 type xdplbLoad struct {
 	_      structs.HostLayout
 	Flows  uint64
@@ -256,6 +270,7 @@ const (
 type xdplbSchedulerFlag uint32
 
 const (
+	xdplbSchedulerFlagFLAG_FALLBACK  xdplbSchedulerFlag = 1
 	xdplbSchedulerFlagFLAG_HASH_PORT xdplbSchedulerFlag = 2
 )
 
@@ -264,6 +279,24 @@ type xdplbSchema uint32
 const (
 	xdplbSchemaSCHEMA xdplbSchema = 1
 )
+
+type xdplbSearch struct {
+	_         structs.HostLayout
+	Table     uint32
+	Count     uint32
+	First     uint64
+	Weight    uint64
+	Scheduler uint32
+	Skipped   uint32
+	Scan      struct {
+		_        structs.HostLayout
+		Table    uint32
+		Backend  uint32
+		Weight   uint64
+		Overhead uint64
+	}
+	Member xdplbMember
+}
 
 type xdplbService struct {
 	_           structs.HostLayout
@@ -281,7 +314,8 @@ type xdplbService struct {
 	MemberCount uint32
 	Era         uint32
 	Flags       uint8
-	Zero        [7]uint8
+	Limited     uint8
+	Zero        [6]uint8
 }
 
 type xdplbServiceBucket struct {
@@ -292,7 +326,15 @@ type xdplbServiceBucket struct {
 }
 
 type xdplbSetScan struct {
-	_    structs.HostLayout
+	_   structs.HostLayout
+	One struct {
+		_        structs.HostLayout
+		Backend  uint32
+		Weight   uint32
+		Overhead uint64
+		Active   uint64
+		Joined   uint64
+	}
 	Best struct {
 		_        structs.HostLayout
 		Backend  uint32
@@ -360,11 +402,13 @@ const (
 	xdplbMapFlows                 = "flows"
 	xdplbMapFragments             = "fragments"
 	xdplbMapInterfaces            = "interfaces"
+	xdplbMapLimits                = "limits"
 	xdplbMapLoads                 = "loads"
 	xdplbMapMeta                  = "meta"
 	xdplbMapPortRanges            = "port_ranges"
 	xdplbMapReasons               = "reasons"
 	xdplbMapRetiredCounters       = "retired_counters"
+	xdplbMapSearches              = "searches"
 	xdplbMapServiceBuckets        = "service_buckets"
 	xdplbMapServices              = "services"
 	xdplbMapSetScans              = "set_scans"
@@ -443,11 +487,13 @@ type xdplbMapSpecs struct {
 	Flows           *ebpf.MapSpec `ebpf:"flows"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Loads           *ebpf.MapSpec `ebpf:"loads"`
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
 	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	RetiredCounters *ebpf.MapSpec `ebpf:"retired_counters"`
+	Searches        *ebpf.MapSpec `ebpf:"searches"`
 	ServiceBuckets  *ebpf.MapSpec `ebpf:"service_buckets"`
 	Services        *ebpf.MapSpec `ebpf:"services"`
 	SetScans        *ebpf.MapSpec `ebpf:"set_scans"`
@@ -502,11 +548,13 @@ type xdplbMaps struct {
 	Flows           *ebpf.Map `ebpf:"flows"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	Limits          *ebpf.Map `ebpf:"limits"`
 	Loads           *ebpf.Map `ebpf:"loads"`
 	Meta            *ebpf.Map `ebpf:"meta"`
 	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	RetiredCounters *ebpf.Map `ebpf:"retired_counters"`
+	Searches        *ebpf.Map `ebpf:"searches"`
 	ServiceBuckets  *ebpf.Map `ebpf:"service_buckets"`
 	Services        *ebpf.Map `ebpf:"services"`
 	SetScans        *ebpf.Map `ebpf:"set_scans"`
@@ -528,11 +576,13 @@ func (m *xdplbMaps) Close() error {
 		m.Flows,
 		m.Fragments,
 		m.Interfaces,
+		m.Limits,
 		m.Loads,
 		m.Meta,
 		m.PortRanges,
 		m.Reasons,
 		m.RetiredCounters,
+		m.Searches,
 		m.ServiceBuckets,
 		m.Services,
 		m.SetScans,

@@ -123,6 +123,12 @@ func ParseWeight(word string) (uint32, error) {
 	return uint32(n), err
 }
 
+// ParseThreshold reads a number of connections in decimal, 0 to MaxThreshold. The error is an ErrInvalid and names the word.
+func ParseThreshold(word string) (uint32, error) {
+	n, err := parseNumber("threshold", word, 0, MaxThreshold)
+	return uint32(n), err
+}
+
 // ParseMAC reads the 48-bit MAC address of one host. The error is an ErrInvalid and names the word.
 func ParseMAC(word string) ([6]byte, error) {
 	mac, err := net.ParseMAC(word)

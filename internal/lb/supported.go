@@ -22,11 +22,6 @@ func Supported(s State) error {
 		if what := service.unsupported(); what != "" {
 			return fmt.Errorf("service %s: %s: %w", service.ServiceKey, what, ErrUnsupported)
 		}
-		for j := range service.Backends {
-			if b := &service.Backends[j]; b.Upper != 0 {
-				return fmt.Errorf("backend %s of %s: a connection threshold: %w", b.Addr, service.ServiceKey, ErrUnsupported)
-			}
-		}
 	}
 	return nil
 }

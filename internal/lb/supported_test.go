@@ -24,8 +24,6 @@ func TestSupported(t *testing.T) {
 		{func(s *lb.Service) { s.Persistence.Timeout = time.Minute }, service + "persistence" + later},
 		{func(s *lb.Service) { s.Protocol, s.OnePacket = lb.UDP, true },
 			"service UDP 172.10.0.9:80: one-packet scheduling" + later},
-		{func(s *lb.Service) { s.Backends[1].Upper = 100 },
-			"backend 192.168.60.9 of TCP 172.10.0.9:80: a connection threshold" + later},
 		{func(s *lb.Service) { s.Backends[0].Addr = addr("172.10.0.9") }, ""},
 	} {
 		state := reference(t)

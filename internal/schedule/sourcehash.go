@@ -34,8 +34,8 @@ func SourceHash(weights []uint32) ([]int, error) {
 
 // SourceHashFallback is the table of LVS's sh with the flag sh-fallback: a backend of weight 0 keeps its slots, as if its
 // weight were 1, so that the other backends keep their clients; and who hashes to one of them goes to the backend of
-// another slot. As in LVS the search for it begins at twice the slot's number and goes on from there, so that one backend's
-// clients do not all come to the next one.
+// another slot. The search for it begins at a slot that a hash of the slot's number tells and goes on from there, as LVS
+// hashes again, so that one backend's clients do not all come to the next one.
 //
 // The error: more than MaxSlots backends.
 func SourceHashFallback(weights []uint32) ([]int, error) {
@@ -49,8 +49,8 @@ func SourceHashFallback(weights []uint32) ([]int, error) {
 	}
 	fallen := slices.Clone(table)
 	for slot, owner := range table {
-		for at := 2 * slot; weights[owner] == 0; at++ {
-			owner = table[at%len(table)]
+		for at := mix(uint64(slot)); weights[owner] == 0; at++ {
+			owner = table[at%uint64(len(table))]
 		}
 		fallen[slot] = owner
 	}
