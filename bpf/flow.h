@@ -22,6 +22,7 @@
 #include "maps.h"
 #include "parse.h"
 #include "schedule.h"
+#include "state.h"
 #include "target.h"
 
 #define LOCK_ATTEMPTS 256
@@ -94,53 +95,6 @@ static __always_inline __u32 now_ticks(void)
 	return tick;
 }
 
-static __always_inline bool is_opening(const struct packet *p)
-{
-	return (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
-}
-
-/* What this packet alone says of its flow. */
-static __always_inline __u32 state_of(const struct packet *p, __u8 protocol)
-{
-	if (protocol == IPPROTO_UDP)
-		return FLOW_UDP;
-	if (p->tcp_flags & TCP_RST)
-		return FLOW_CLOSED;
-	if (is_opening(p))
-		return FLOW_SYN;
-	return p->tcp_flags & TCP_FIN ? FLOW_FIN : FLOW_ESTABLISHED;
-}
-
-/*
- * What a flow is recorded as. opens: the packet may be a connection's first; one from the middle of
- * a connection that is not known is not believed before the next.
- */
-static __always_inline __u32 first_state(__u32 state, bool opens)
-{
-	if (state == FLOW_UDP)
-		return FLOW_DATAGRAM;
-	return opens ? state : FLOW_SYN;
-}
-
-static __always_inline __u32 timeout_of(__u32 state)
-{
-	switch (state) {
-	case FLOW_SYN:
-		return TIMEOUT_SYN;
-	case FLOW_ESTABLISHED:
-		return TIMEOUT_ESTABLISHED;
-	case FLOW_FIN:
-		return TIMEOUT_FIN;
-	case FLOW_CLOSED:
-		return TIMEOUT_CLOSED;
-	case FLOW_DATAGRAM:
-	case FLOW_UDP:
-		return TIMEOUT_UDP;
-	default:
-		return TIMEOUT_FRAGMENT;
-	}
-}
-
 /*
  * Ticks since then, and one: another CPU may have read the clock a tick later than we, and stored
  * that before we look. Ages wrap after 19 hours; an idle flow that was not swept until then seems
@@ -151,20 +105,35 @@ static __always_inline __u16 age_of(__u16 seen, __u32 now)
 	return now - seen + 1;
 }
 
+static __always_inline const struct timeouts *live_timeouts(void)
+{
+	const struct config *live;
+	__u32 zero = 0, side;
+
+	live = bpf_map_lookup_elem(&config, &zero);
+	if (!live)
+		return NULL;
+	side = *(const volatile __u64 *)&live->epoch & 1;
+	return bpf_map_lookup_elem(&timeouts, &side);
+}
+
+/* No timeout is shorter: what is not older needs no look at them. */
+#define SHORTEST_AGE 2
+
+#define LONGEST 0 /* in the place of a state: the longest timeout of all */
+
+static __always_inline bool is_longer(__u16 age, const struct timeouts *timeouts, __u32 state)
+{
+	barrier_var(
+		state); /* clang may know its range and leave the mask out, the verifier does not */
+	return !timeouts || age > timeouts->ticks[state % FLOW_STATES] + 1;
+}
+
 static __always_inline bool is_expired(struct entry entry, __u32 now)
 {
-	return age_of(entry.seen, now) > timeout_of(entry.state) + 1;
-}
+	__u16 age = age_of(entry.seen, now);
 
-static __always_inline bool is_over(struct entry entry)
-{
-	return entry.state == FLOW_FIN || entry.state == FLOW_CLOSED;
-}
-
-/* Whether one packet is all that was seen of it: anybody can send that in another's name. */
-static __always_inline bool is_embryonic(struct entry entry)
-{
-	return entry.state == FLOW_SYN || entry.state == FLOW_DATAGRAM;
+	return age > SHORTEST_AGE && is_longer(age, live_timeouts(), entry.state);
 }
 
 static __always_inline bool is_alive(struct entry entry, __u32 now)
@@ -175,15 +144,15 @@ static __always_inline bool is_alive(struct entry entry, __u32 now)
 /*
  * Whether the packet goes where its flow's entry says. An opening packet or a datagram does not
  * follow an expired entry, and an opening packet not one whose connection has ended (LVS:
- * conn_reuse_mode=1). Any other TCP packet does: no better place for it is known.
+ * conn_reuse_mode). Any other packet does: no better place for it is known.
  */
-static __always_inline bool follows(const struct packet *p, struct entry entry, __u32 now)
+static __always_inline bool follows(__u32 event, struct entry entry, __u32 now)
 {
 	if (!is_current(entry.target))
 		return false;
-	if (is_opening(p))
+	if (is_opening(event))
 		return !is_over(entry) && !is_expired(entry, now);
-	return entry.state < FLOW_DATAGRAM || !is_expired(entry, now);
+	return !is_datagram(entry.state) || !is_expired(entry, now);
 }
 
 static __always_inline struct flow_hash finish_hash(__u64 sum)
@@ -270,7 +239,11 @@ static __always_inline bool has_spilled(const struct bucket *bucket, __u32 now)
 {
 	__u32 head = *(const volatile __u32 *)&bucket->head;
 
-	return head & HEAD_SPILLED && age_of(head, now) <= TIMEOUT_ESTABLISHED + 1;
+	__u16 age = age_of(head, now);
+
+	if (!(head & HEAD_SPILLED))
+		return false;
+	return age <= SHORTEST_AGE || !is_longer(age, live_timeouts(), LONGEST);
 }
 
 /* A packet of a spilled flow keeps its home bucket's note alive. */
@@ -315,16 +288,14 @@ static __always_inline struct flow find_flow(struct flow_hash hash, __u32 now)
  * Keeps the entry alive. Writes only what changed: most packets of a flow leave its cache line
  * clean.
  */
-static __always_inline void touch_flow(struct flow *flow, __u32 state, __u32 now)
+static __always_inline void touch_flow(struct flow *flow, __u32 event, __u32 now)
 {
 	union entry_word next = flow->was;
 
-	if (next.entry.seen == (__u16)now && state <= next.entry.state)
+	next.entry.state = next_state(flow->was.entry.state, event);
+	if (next.entry.seen == (__u16)now && next.entry.state == flow->was.entry.state)
 		return;
 	next.entry.seen = now;
-	/* a connection only moves on: SYN, established, FIN, closed */
-	if (state > next.entry.state)
-		next.entry.state = state;
 	if (flow->way < WAYS &&
 	    __sync_val_compare_and_swap((__u64 *)&flow->bucket->entry[flow->way], flow->was.word,
 					next.word) == flow->was.word)
@@ -335,14 +306,14 @@ static __always_inline void touch_flow(struct flow *flow, __u32 state, __u32 now
  * Keeps the entry of a flow alive whose target is known without it. A function of its own, since
  * few packets need it.
  */
-__attribute__((noinline)) int keep_flow(__u64 packed, __u32 check, __u32 state, target_t target)
+__attribute__((noinline)) int keep_flow(__u64 packed, __u32 check, __u32 event, target_t target)
 {
 	struct flow_hash hash = UNPACKED(packed, check);
 	__u32 now = now_ticks();
 	struct flow flow = find_flow(hash, now);
 
 	if (flow.bucket && flow.was.entry.target == target)
-		touch_flow(&flow, state, now);
+		touch_flow(&flow, event, now);
 	return 0;
 }
 
@@ -403,6 +374,7 @@ __attribute__((noinline)) __u32 choose_way(const struct bucket *bucket, __u64 wo
 					   bool is_spill)
 {
 	struct entry fresh = (union entry_word){ .word = word }.entry;
+	const struct timeouts *timeouts = live_timeouts();
 	__u32 free = WAYS, expired = WAYS, embryonic = WAYS, oldest = 0, embryos = 0;
 
 	if (!bucket)
@@ -415,7 +387,7 @@ __attribute__((noinline)) __u32 choose_way(const struct bucket *bucket, __u64 wo
 
 		if (!there.word) {
 			free = way;
-		} else if (is_expired(there.entry, now)) {
+		} else if (is_longer(age, timeouts, there.entry.state)) {
 			expired = way;
 		} else if (is_embryonic(there.entry)) {
 			embryos++;

@@ -10,6 +10,7 @@
 #define XDPLB_LOAD_H
 
 #include "maps.h"
+#include "state.h"
 #include "target.h"
 
 static __always_inline bool is_counted(struct entry entry)
@@ -20,7 +21,7 @@ static __always_inline bool is_counted(struct entry entry)
 /* What a flow of this state adds to the word of its backend's load. */
 static __always_inline __u64 load_of(__u32 state)
 {
-	return state == FLOW_ESTABLISHED ? LOAD_ACTIVE : LOAD_INACTIVE;
+	return is_established(state) ? LOAD_ACTIVE : LOAD_INACTIVE;
 }
 
 static __always_inline void add_load(target_t target, __u64 difference)

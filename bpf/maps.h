@@ -63,6 +63,15 @@ struct {
 	__type(value, struct service);
 } services SEC(".maps");
 
+/* user writes (mmap), prog reads: how long a flow may be idle. Two sides */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SIDES);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct timeouts);
+} timeouts SEC(".maps");
+
 /*
  * user only (mmap): the cold columns of the backends, keyed by side * capacity + backend id. Two
  * sides. CAPACITY
@@ -274,6 +283,7 @@ const struct {
 	struct backend_columns backend_info;
 	enum scheduler scheduler;
 	enum flow_state flow_state;
+	enum event event;
 	enum timeout timeout;
 	enum reason reason;
 	enum eviction eviction;

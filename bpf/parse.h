@@ -38,6 +38,31 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
+/* RFC 9260 3.1 and 3.2; linux/sctp.h is not for user space. */
+struct sctp_header {
+	__be16 source;
+	__be16 destination;
+	__be32 tag;
+	__le32 checksum;
+};
+
+struct sctp_chunk {
+	__u8 type; /* enum chunk */
+	__u8 flags;
+	__be16 length; /* with this header, without padding */
+};
+
+enum chunk {
+	CHUNK_INIT = 1,
+	CHUNK_INIT_ACK = 2,
+	CHUNK_ABORT = 6,
+	CHUNK_SHUTDOWN = 7,
+	CHUNK_SHUTDOWN_ACK = 8,
+	CHUNK_COOKIE_ECHO = 10,
+	CHUNK_COOKIE_ACK = 11,
+	CHUNK_SHUTDOWN_COMPLETE = 14,
+};
+
 /* ICMP and ICMPv6 (RFC 792, RFC 4443) alike; linux/icmp.h would need libc's headers. */
 struct icmp_header {
 	__u8 type;
@@ -76,9 +101,9 @@ struct packet {
 	};
 	__u32 bytes; /* of IP */
 	enum kind kind;
-	__u8 tcp_flags;
-	__u32 tcp_numbers; /* of sequence and acknowledgement: differs from one packet to the next */
-	bool first_fragment;	      /* more will follow */
+	__u32 event;	     /* what it says of its flow: enum event */
+	__u32 numbers;	     /* TCP's, SCTP's: something that differs from one packet to the next */
+	bool first_fragment; /* more will follow */
 	struct fragment_key fragment; /* not set but for first and later fragments */
 	union {			      /* seen from the client, also when quoted */
 		struct flow_key4 key4;
@@ -92,8 +117,8 @@ static __always_inline void start_packet(struct packet *p, struct xdp_md *ctx)
 	p->ctx = ctx;
 	p->tag = NULL;
 	p->kind = KIND_FLOW;
-	p->tcp_flags = 0;
-	p->tcp_numbers = 0;
+	p->event = 0;
+	p->numbers = 0;
 	p->first_fragment = false;
 }
 
@@ -261,7 +286,8 @@ static __always_inline enum reason parse_extensions(struct packet *p, struct rea
 	__u32 position = at->pos - data;
 	union skipped_word result;
 
-	if (*next == IPPROTO_TCP || *next == IPPROTO_UDP || *next == IPPROTO_ICMPV6)
+	if (*next == IPPROTO_TCP || *next == IPPROTO_UDP || *next == IPPROTO_ICMPV6 ||
+	    *next == IPPROTO_SCTP)
 		return REASON_TX;
 	result.word = skip_extensions(p->ctx, position, *next);
 	if (result.skipped.reason)
@@ -279,7 +305,78 @@ static __always_inline enum reason parse_extensions(struct packet *p, struct rea
 	return REASON_TX;
 }
 
-/* Ports, and TCP's flags, of a packet that a client sent. */
+static __always_inline __u32 tcp_event(__u8 flags)
+{
+	if (!(flags & (TCP_RST | TCP_SYN | TCP_FIN)))
+		return FLOW_ESTABLISHED;
+	if (flags & TCP_RST)
+		return FLOW_CLOSED;
+	if ((flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		return FLOW_SYN;
+	return flags & TCP_FIN ? FLOW_FIN : FLOW_ESTABLISHED;
+}
+
+/* Whether an SCTP packet goes on with an ABORT at a position, of whose packet so much is left. */
+static __always_inline bool is_abort(struct xdp_md *ctx, __u32 position, __s32 left)
+{
+	struct sctp_chunk chunk;
+
+	return left >= (__s32)sizeof(chunk) &&
+	       !bpf_xdp_load_bytes(ctx, position, &chunk, sizeof(chunk)) &&
+	       chunk.type == CHUNK_ABORT;
+}
+
+/*
+ * What an SCTP packet says, whose first chunk stands at a position; left: bytes of IP from there.
+ * 0: there is none. The first chunk tells, but a COOKIE ECHO or COOKIE ACK may be followed by an
+ * ABORT, which counts. A function of its own, not inlined, because few packets need it.
+ */
+__attribute__((noinline)) __u32 sctp_event(struct xdp_md *ctx, __u32 position, __u32 left)
+{
+	struct sctp_chunk chunk;
+	__u32 length;
+
+	if (left < sizeof(chunk) || bpf_xdp_load_bytes(ctx, position, &chunk, sizeof(chunk)))
+		return 0;
+	length = (bpf_ntohs(chunk.length) + 3) & ~3U;
+	switch (chunk.type) {
+	case CHUNK_INIT:
+		return FLOW_INIT;
+	case CHUNK_INIT_ACK:
+		return FLOW_COOKIE_ECHOED;
+	case CHUNK_ABORT:
+		return FLOW_SCTP_CLOSED;
+	case CHUNK_SHUTDOWN:
+		return FLOW_SHUTDOWN_RECEIVED;
+	case CHUNK_SHUTDOWN_ACK:
+		return EVENT_SHUTDOWN_ACK;
+	case CHUNK_SHUTDOWN_COMPLETE:
+		return EVENT_SHUTDOWN_COMPLETE;
+	case CHUNK_COOKIE_ECHO:
+	case CHUNK_COOKIE_ACK:
+		if (length >= sizeof(chunk) && is_abort(ctx, position + length, left - length))
+			return FLOW_SCTP_CLOSED;
+		return chunk.type == CHUNK_COOKIE_ECHO ? EVENT_COOKIE_ECHO : EVENT_COOKIE_ACK;
+	default:
+		return FLOW_SCTP_ESTABLISHED;
+	}
+}
+
+static __always_inline enum reason parse_sctp(struct packet *p, struct reader *at,
+					      struct ports *ports)
+{
+	struct sctp_header *sctp = take(at, sizeof(*sctp));
+
+	if (!sctp)
+		return REASON_MALFORMED;
+	p->numbers = sctp->checksum;
+	ports->source = sctp->source;
+	ports->destination = sctp->destination;
+	p->event = sctp_event(p->ctx, at->pos - (void *)(long)p->ctx->data, at->left);
+	return p->event ? REASON_TX : REASON_MALFORMED;
+}
+
+/* Ports of a packet that a client sent, and what it says of its flow. */
 static __always_inline enum reason parse_transport(struct packet *p, struct reader *at,
 						   __u8 protocol, struct ports *ports)
 {
@@ -291,8 +388,8 @@ static __always_inline enum reason parse_transport(struct packet *p, struct read
 		tcp = take(at, sizeof(*tcp));
 		if (!tcp)
 			return REASON_MALFORMED;
-		p->tcp_flags = ((__u8 *)tcp)[TCP_FLAGS_OFFSET];
-		p->tcp_numbers = tcp->seq ^ tcp->ack_seq;
+		p->event = tcp_event(((__u8 *)tcp)[TCP_FLAGS_OFFSET]);
+		p->numbers = tcp->seq ^ tcp->ack_seq;
 		ports->source = tcp->source;
 		ports->destination = tcp->dest;
 		return REASON_TX;
@@ -300,9 +397,12 @@ static __always_inline enum reason parse_transport(struct packet *p, struct read
 		udp = take(at, sizeof(*udp));
 		if (!udp)
 			return REASON_MALFORMED;
+		p->event = FLOW_UDP;
 		ports->source = udp->source;
 		ports->destination = udp->dest;
 		return REASON_TX;
+	case IPPROTO_SCTP:
+		return parse_sctp(p, at, ports);
 	default:
 		return REASON_OTHER_PROTOCOL;
 	}
@@ -317,7 +417,7 @@ static __always_inline enum reason parse_quoted_ports(struct reader *at, __u8 pr
 {
 	struct ports *quoted;
 
-	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
+	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP && protocol != IPPROTO_SCTP)
 		return REASON_OTHER_PROTOCOL;
 	quoted = take(at, sizeof(*quoted));
 	if (!quoted)

@@ -11,6 +11,7 @@
 
 #include "maps.h"
 #include "parse.h"
+#include "state.h"
 #include "target.h"
 
 /* Odd constants of a good avalanche (the 64-bit finalizer family of Stafford's mix13). */
@@ -196,7 +197,7 @@ static __always_inline enum reason reckon(const struct packet *p, struct family 
 /*
  * mh: a packet of a settled slot does without its flow's entry, but what the entry says is wanted
  * too: for the listing, and for the day on which the slot changes. So the first packet after a SYN
- * looks the flow up all the same, FIN and RST do, and one in SAMPLE of the others. Any CPU sets and
+ * looks the flow up all the same, FIN and RST and SCTP's control chunks do, and one in SAMPLE of the others. Any CPU sets and
  * clears the marks; one that is lost delays an entry's next state, no more.
  */
 #define SAMPLE 64
@@ -211,13 +212,13 @@ static __always_inline void mark_opening(__u32 tag)
 
 static __always_inline bool is_watched(const struct packet *p, __u32 tag)
 {
-	if (p->tcp_flags & (TCP_FIN | TCP_RST))
+	if (!is_established(p->event))
 		return true;
 	if (marks[tag % MARKS]) {
 		marks[tag % MARKS] = 0;
 		return true;
 	}
-	return mix(p->tcp_numbers) % SAMPLE == 1;
+	return mix(p->numbers) % SAMPLE == 1;
 }
 
 #endif

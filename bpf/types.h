@@ -48,30 +48,71 @@ enum scheduler_flag {
 	FLAG_HASH_PORT = 2, /* sh, mh: the client's port is part of what is hashed */
 };
 
-/* What a flow has come to, as far as the client's half of the traffic shows it. */
+/*
+ * What a flow has come to, as far as the client's half of the traffic shows it; LVS's name of a
+ * state stands behind. Which one follows which is in state.h, which needs this order.
+ */
 enum flow_state {
-	FLOW_SYN = 1,	      /* TCP: one packet and nothing after it, a SYN as a rule */
-	FLOW_ESTABLISHED = 2, /* TCP */
-	FLOW_FIN = 3,	      /* TCP: the client has sent FIN */
-	FLOW_CLOSED = 4,      /* TCP: the client has sent RST */
-	FLOW_DATAGRAM = 5,    /* UDP: one datagram and nothing after it */
-	FLOW_UDP = 6,
-	FLOW_FRAGMENT = 7, /* map fragments only */
+	FLOW_DATAGRAM = 1,    /* UDP: one datagram and nothing after it */
+	FLOW_UDP = 2,	      /* UDP */
+	FLOW_SYN = 3,	      /* TCP, SYN_RECV: SYNs, or one packet from a connection's middle */
+	FLOW_INIT = 4,	      /* SCTP, INIT: the client has sent INIT more than once */
+	FLOW_ESTABLISHED = 5, /* TCP, ESTABLISHED */
+	FLOW_SCTP_ESTABLISHED = 6,   /* SCTP, ESTABLISHED */
+	FLOW_FIN = 7,		     /* TCP, FIN_WAIT: the client has sent FIN */
+	FLOW_TIME_WAIT = 8,	     /* TCP, TIME_WAIT: FIN right behind the SYN */
+	FLOW_CLOSED = 9,	     /* TCP, CLOSE: the client has sent RST */
+	FLOW_SCTP_NONE = 10,	     /* SCTP, NONE: one packet from an association's middle */
+	FLOW_INIT1 = 11,	     /* SCTP, INIT1: one INIT */
+	FLOW_COOKIE_ECHOED = 12,     /* SCTP, C-ECHOED: the client answers an INIT */
+	FLOW_SHUTDOWN_RECEIVED = 13, /* SCTP, S-RECEIVED: the client has sent SHUTDOWN */
+	FLOW_SCTP_CLOSED = 14,	     /* SCTP, CLOSED */
+	FLOW_FRAGMENT = 15,	     /* map fragments only */
+};
+#define FLOW_STATES 16
+
+/*
+ * What a packet by itself says of its flow. Most are numbered as the state that they leave as it
+ * is: FLOW_UDP is a datagram, FLOW_SYN a SYN, FLOW_ESTABLISHED an ACK, FLOW_FIN a FIN, FLOW_CLOSED an
+ * RST; and of an SCTP packet's first chunk, FLOW_INIT an INIT, FLOW_COOKIE_ECHOED an INIT ACK,
+ * FLOW_SHUTDOWN_RECEIVED a SHUTDOWN, FLOW_SCTP_CLOSED an ABORT, FLOW_SCTP_ESTABLISHED any other one
+ * (DATA, SACK, HEARTBEAT, ERROR, ...).
+ */
+enum event {
+	EVENT_COOKIE_ECHO = 16,
+	EVENT_COOKIE_ACK = 17,
+	EVENT_SHUTDOWN_ACK = 18,
+	EVENT_SHUTDOWN_COMPLETE = 19,
 };
 
 /*
  * How long a flow may be idle, in ticks, rounded up. The seconds are LVS's (tcp_timeouts,
- * udp_timeouts): after it a new SYN or datagram is scheduled afresh. Any other TCP packet still
- * follows its entry, as long as that is there: the timeout exists to free memory, not to break a
- * connection whose real server is known.
+ * udp_timeouts, sctp_timeouts): after it a new SYN, INIT or datagram is scheduled afresh. Any other
+ * packet still follows its entry, as long as that is there: the timeout exists to free memory, not
+ * to break a connection whose real server is known.
+ *
+ * The operator may set those of FLOW_ESTABLISHED, FLOW_FIN and of both of UDP's: see struct timeouts.
  */
 enum timeout {
 	TIMEOUT_SYN = 56,	   /* 60 s */
-	TIMEOUT_ESTABLISHED = 839, /* 900 s */
+	TIMEOUT_ESTABLISHED = 839, /* 900 s, of SCTP too */
 	TIMEOUT_FIN = 112,	   /* 120 s */
+	TIMEOUT_TIME_WAIT = 112,   /* 120 s */
 	TIMEOUT_CLOSED = 10,	   /* 10 s */
 	TIMEOUT_UDP = 280,	   /* 300 s */
+	TIMEOUT_INIT1 = 4,	   /* SCTP: 4 s */
+	TIMEOUT_SCTP = 57,	   /* SCTP: 61 s, the longest time between two attempts, and one */
 	TIMEOUT_FRAGMENT = 28,	   /* 30 s (net.ipv4.ipfrag_time) */
+};
+
+/* The timeouts of a configuration. */
+struct timeouts {
+	__u16 ticks[FLOW_STATES]; /* by enum flow_state; at 0 the longest of all */
+	/* user only: those that can be set, in seconds */
+	__u16 tcp;
+	__u16 tcp_fin;
+	__u16 udp;
+	__u16 zero;
 };
 
 /*
@@ -84,12 +125,12 @@ enum reason {
 	REASON_LOCAL,	 /* passed to the director's own stack, which is its backend */
 	/* passed to the director's own stack */
 	REASON_NOT_IP,		   /* ARP, LLDP, more than two VLAN tags, ... */
-	REASON_OTHER_PROTOCOL,	   /* IP, but no TCP, UDP or ICMP error: ping, ND, ... */
-	REASON_NO_SERVICE,	   /* TCP or UDP, but (address, port, protocol) is no service */
+	REASON_OTHER_PROTOCOL,	   /* IP, but no TCP, UDP, SCTP or ICMP error: ping, ND, ... */
+	REASON_NO_SERVICE,	   /* (address, port, protocol) is no service */
 	REASON_OTHER_HOST,	   /* for a service, but sent to another MAC address */
 	REASON_MALFORMED,	   /* lengths or offsets that do not fit together */
 	REASON_NO_BACKEND,	   /* the service has no backend that takes new flows */
-	REASON_NO_CONNECTION,	   /* TCP without SYN, of no known flow; rr and wrr */
+	REASON_NO_CONNECTION,	   /* no SYN or INIT, of no known flow; rr and wrr */
 	REASON_ICMP_UNMATCHED,	   /* an ICMP error that quotes no known flow */
 	REASON_FRAGMENT_UNMATCHED, /* a later fragment whose first one was not seen */
 	/* dropped */
@@ -105,7 +146,7 @@ enum reason {
 /* ---- Configuration: built beside the live one, published whole by one store of the epoch ---- */
 
 /*
- * The maps services, service_buckets and backend_info have two sides each, one behind the other.
+ * The maps services, service_buckets, backend_info and timeouts have two sides each, one behind the other.
  * Packets use side (epoch & 1). Between changes the other side is its copy; user space changes that,
  * stores epoch + 1, and makes the two equal again. A service keeps its index while it lives.
  */
@@ -163,7 +204,7 @@ struct service {
 	__u32 settles;	  /* user only; mh: tick from which on unsettled slots may settle */
 	__u8 address[16]; /* IPv4 in the first four bytes */
 	__be16 port;
-	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP */
+	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP */
 	__u8 family;   /* 4 or 6 */
 	/*
 	 * Where the table begins of those who are chosen from by load, as pairs (struct member): the
@@ -438,6 +479,7 @@ ASSERT_SIZE(struct service, 64);
 ASSERT_SIZE(struct slots, 4 * SLOTS);
 ASSERT_SIZE(struct member, 8);
 ASSERT_SIZE(struct load, 16);
+ASSERT_SIZE(struct timeouts, 40);
 ASSERT_SIZE(struct backend_columns, 64);
 ASSERT_SIZE(struct limit, 8);
 ASSERT_SIZE(struct next_hop, 8);

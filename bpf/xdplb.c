@@ -158,10 +158,10 @@ static __always_inline const struct service *find_service(const struct packet *p
  */
 static __always_inline enum reason open_flow(const struct packet *p, struct family family,
 					     const struct service *service, struct cursor *cursor,
-					     struct flow_hash hash, bool known, __u32 state,
+					     struct flow_hash hash, bool known, __u32 event,
 					     __u32 now, target_t *target)
 {
-	bool starts = state == FLOW_SYN || state == FLOW_UDP, opens = starts || known, reckoned;
+	bool starts = is_first(event), opens = starts || known, reckoned;
 	const struct service *by_turn = NULL;
 	enum reason reason = REASON_TX;
 
@@ -184,11 +184,11 @@ static __always_inline enum reason open_flow(const struct packet *p, struct fami
 		by_turn = service;
 	if (by_turn && is_hashing(service))
 		*target = client_slot(p, family, service); /* see choose */
-	if (reason || !(opens || (state == FLOW_ESTABLISHED && is_moving(service, cursor, now))))
+	if (reason || !(opens || (is_established(event) && is_moving(service, cursor, now))))
 		return reason;
 	return record_flow(p, family, by_turn, opens ? cursor : NULL, hash,
 			   service->members ? hash.check | CHECK_COUNTED : hash.check,
-			   first_state(state, opens), now, target);
+			   first_state(event, opens), now, target);
 }
 
 /*
@@ -215,8 +215,7 @@ static __always_inline enum reason place(const struct packet *p, struct family f
 					 target_t *target)
 {
 	const struct service *service = find_service(p, family);
-	__u8 protocol = family.is_ip6 ? p->key6.protocol : p->key4.protocol;
-	__u32 state = state_of(p, protocol), now, unrecorded = 0;
+	__u32 event = p->event, now, unrecorded = 0;
 	struct flow_hash hash;
 	struct cursor *cursor = NULL;
 	struct flow flow = {};
@@ -224,27 +223,27 @@ static __always_inline enum reason place(const struct packet *p, struct family f
 	if (!service)
 		return REASON_NO_SERVICE;
 	hash = family.is_ip6 ? hash_flow6(&p->key6) : hash_flow4(&p->key4);
-	if (state != FLOW_SYN && state != FLOW_UDP && is_settled(p, family, service, target)) {
+	if (!is_first(event) && is_settled(p, family, service, target)) {
 		if (is_watched(p, hash.tag))
-			keep_flow(PACKED(hash), hash.check, state, *target);
+			keep_flow(PACKED(hash), hash.check, event, *target);
 		return REASON_TX;
 	}
-	if (state == FLOW_SYN && service->scheduler == SCHEDULER_MH)
+	if (is_opening(event) && service->scheduler == SCHEDULER_MH)
 		mark_opening(hash.tag);
 	now = now_ticks();
-	if (state == FLOW_SYN) {
+	if (is_opening(event)) {
 		cursor = bpf_map_lookup_elem(&cursors, &service->id);
 		if (!cursor)
 			return REASON_INTERNAL;
 		unrecorded = flood_backend(p, family, service, cursor, hash, now);
 	}
 	if (!unrecorded || is_recorded_before(cursor, now)) {
-		if (state == FLOW_SYN)
+		if (is_opening(event))
 			expect_flow(hash);
 		flow = find_flow(hash, now);
-		if (flow.bucket && follows(p, flow.was.entry, now)) {
+		if (flow.bucket && follows(event, flow.was.entry, now)) {
 			*target = flow.was.entry.target;
-			touch_flow(&flow, state, now);
+			touch_flow(&flow, event, now);
 			return REASON_TX;
 		}
 	}
@@ -252,7 +251,7 @@ static __always_inline enum reason place(const struct packet *p, struct family f
 		take_turn(cursor, now);
 		return aim(unrecorded, target);
 	}
-	return open_flow(p, family, service, cursor, hash, flow.bucket != NULL, state, now, target);
+	return open_flow(p, family, service, cursor, hash, flow.bucket != NULL, event, now, target);
 }
 
 /* An ICMP error goes where the flow goes that it quotes. It is no sign of life of that flow. */

@@ -27,9 +27,13 @@ address is warned about and gets no connections.
 With --dry-run, print what would change ("+" added, "~" changed, "-" deleted), and change nothing.
 
 The file:
+  timeouts:                            # seconds without packets until a flow is forgotten; default LVS's:
+    tcp: 900                           # established; these are the defaults
+    tcpfin: 120                        # after the client's FIN
+    udp: 300
   services:
     - address: 172.10.0.9:80           # an IPv6 address needs quotes: "[2001:db8::64]:80"
-      protocol: tcp                    # tcp or udp; default tcp
+      protocol: tcp                    # tcp, udp or sctp; default tcp
       scheduler: rr                    # as of service add; default wlc
       backends:
         - address: 192.168.60.8

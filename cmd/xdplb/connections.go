@@ -27,15 +27,18 @@ func connectionsCommand(env *environment) *cobra.Command {
 backends have names; those of clients never have. "expire" is when a connection is forgotten if its client sends
 nothing: minutes and seconds.
 
-States are what the client's packets show, since replies do not pass the director: SYN_RECV, ESTABLISHED, FIN_WAIT
-(the client has closed its half), CLOSE (it has reset the connection), and UDP.
+States are what the client's packets show, since replies do not pass the director. TCP: SYN_RECV, ESTABLISHED, FIN_WAIT
+(the client has closed its half), TIME_WAIT (right behind its SYN), CLOSE (it has reset the connection). SCTP: INIT1, INIT,
+C-ECHOED, ESTABLISHED, S-RECEIVED (the client shuts down), CLOSED, and NONE (one packet of an association that was not
+known). And UDP.
 
 Filters leave out what does not fit all of them. With --json the output is one array, whose elements come one by one:
 however many connections there are, memory does not grow.
 
 With --sweep, list nothing, but free the room of connections that have expired or whose backend was deleted. New
 connections take that room as they need it, so this is not urgent. It also lets services scheduled by mh go back
-to placing packets by the lookup table alone, fifteen minutes after their backends changed.`,
+to placing packets by the lookup table alone, when the longest timeout (fifteen minutes) has passed since their backends
+changed.`,
 		Example: `  xdplb connections -n
   xdplb connections --count
   xdplb connections -n --backend 192.168.60.8 --state ESTABLISHED
@@ -128,24 +131,11 @@ func connectionRow(c datapath.Connection) ipvsadm.Connection {
 	return ipvsadm.Connection{
 		Protocol: c.Service.Protocol,
 		Left:     c.Left,
-		State:    stateOfLVS(c.State),
+		State:    string(c.State),
 		Client:   c.Client,
 		VIP:      netip.AddrPortFrom(c.Service.Addr.Addr(), c.VIPPort),
 		Backend:  netip.AddrPortFrom(c.Backend, c.VIPPort), // direct routing leaves the port as it is
 	}
-}
-
-// stateOfLVS is LVS's word for a state.
-func stateOfLVS(state datapath.ConnectionState) string {
-	switch state {
-	case datapath.StateSYN:
-		return "SYN_RECV"
-	case datapath.StateFIN:
-		return "FIN_WAIT"
-	case datapath.StateClosed:
-		return "CLOSE"
-	}
-	return string(state) // ESTABLISHED and UDP are LVS's words too
 }
 
 // connectionView is a connection as --json prints it.
@@ -188,7 +178,7 @@ func (env *environment) connectionsJSON(filter *connectionFilter) error {
 func newConnectionView(c datapath.Connection) connectionView {
 	return connectionView{
 		Protocol:   c.Service.Protocol.String(),
-		State:      stateOfLVS(c.State),
+		State:      string(c.State),
 		Expires:    int(c.Left / time.Second),
 		Client:     c.Client.Addr(),
 		ClientPort: c.Client.Port(),

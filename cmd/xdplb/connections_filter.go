@@ -27,7 +27,7 @@ func newConnectionFilter(cmd *cobra.Command) *connectionFilter {
 	f := &connectionFilter{}
 	flags := cmd.Flags()
 	parsedVar(flags, &f.client, "client", "ADDRESS[/LENGTH]", "", "only those of a client, or of a network of clients", parseClient)
-	parsedVar(flags, &f.service, "service", "VIP:PORT", "", "only those to a service, TCP and UDP", parseServiceAddr)
+	parsedVar(flags, &f.service, "service", "VIP:PORT", "", "only those to a service, whatever the protocol", parseServiceAddr)
 	parsedVar(flags, &f.backend, "backend", "ADDRESS", "", "only those with a backend", lb.ParseBackendAddr)
 	parsedVar(flags, &f.state, "state", "STATE", "", "only those in a state, as the listing names it", parseState)
 	return f
@@ -37,7 +37,7 @@ func (f *connectionFilter) wants(c *datapath.Connection) bool {
 	return (!f.client.IsValid() || f.client.Contains(c.Client.Addr())) &&
 		(!f.service.IsValid() || f.service == c.Service.Addr) &&
 		(!f.backend.IsValid() || f.backend == c.Backend) &&
-		(f.state == "" || f.state == stateOfLVS(c.State))
+		(f.state == "" || f.state == string(c.State))
 }
 
 // parseClient reads an address, or a network. Bits behind the network's length do not matter.
@@ -63,10 +63,8 @@ func parseServiceAddr(word string) (netip.AddrPort, error) {
 // parseState reads a state in upper or lower case.
 func parseState(word string) (string, error) {
 	var names []string
-	for _, state := range []datapath.ConnectionState{
-		datapath.StateSYN, datapath.StateEstablished, datapath.StateFIN, datapath.StateClosed, datapath.StateUDP,
-	} {
-		names = append(names, stateOfLVS(state))
+	for _, state := range datapath.ConnectionStates() {
+		names = append(names, string(state))
 	}
 	if name := strings.ToUpper(word); slices.Contains(names, name) {
 		return name, nil

@@ -13,12 +13,12 @@ func flushCommand(env *environment) *cobra.Command {
 		Use:   "flush",
 		Short: "Delete all services and their backends",
 		Long: `Delete all services and their backends, at one moment for packets. Packets for them go to the director's own
-stack from then on. The interfaces stay attached.`,
+stack from then on. The interfaces stay attached, and timeouts stay as they are set.`,
 		Example: `  xdplb flush`,
 		Args:    takes(),
 		RunE: env.action(func([]string) error {
 			return env.change(func(state *lb.State) error {
-				*state = lb.State{}
+				state.Services = nil
 				return nil
 			})
 		}),

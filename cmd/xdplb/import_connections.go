@@ -77,7 +77,7 @@ func judgeConnection(c ipvsadm.Connection, state *lb.State) (ours datapath.Conne
 	case c.Left == 0:
 		return ours, ipvsadm.LeftOut, "it has expired"
 	}
-	its := openState(c.State)
+	its := openState(c.Protocol, c.State)
 	switch {
 	case its.state == "":
 		return ours, ipvsadm.LeftOut, "it has no state of an open connection"
@@ -100,7 +100,7 @@ func judgeConnection(c ipvsadm.Connection, state *lb.State) (ours datapath.Conne
 	if its.as != "" {
 		return ours, ipvsadm.Approximated, "as " + its.as
 	}
-	if most := its.state.Timeout(); c.Left > most {
+	if most := its.state.Timeout(c.Protocol, state.Timeouts); c.Left > most {
 		return ours, ipvsadm.Approximated, fmt.Sprintf("it expires after %s at the latest", most)
 	}
 	return ours, ipvsadm.Taken, ""
@@ -113,23 +113,47 @@ type lvsState struct {
 	over  bool                     // the client has ended the connection
 }
 
-// openState finds a state by LVS's word (tcp_state_name_table in the kernel's ip_vs_proto_tcp.c).
-func openState(word string) lvsState {
-	switch word {
-	case "ESTABLISHED":
-		return lvsState{state: datapath.StateEstablished}
-	case "UDP":
+// openState finds a state by LVS's word. Those of which it sees the client's half alone are xdplb's too; the others are
+// those of connections that LVS rewrites (-m).
+func openState(protocol lb.Protocol, word string) lvsState {
+	switch {
+	case protocol == lb.SCTP:
+		return sctpState(word)
+	case protocol == lb.UDP && word == "UDP":
 		return lvsState{state: datapath.StateUDP}
-	case "SYN_RECV":
-		return lvsState{state: datapath.StateSYN}
+	case protocol != lb.TCP:
+		return lvsState{}
+	}
+	switch state := datapath.ConnectionState(word); state {
+	case datapath.StateEstablished, datapath.StateSYN:
+		return lvsState{state: state}
+	case datapath.StateFIN, datapath.StateTimeWait, datapath.StateClosed:
+		return lvsState{state: state, over: true}
+	}
+	switch word {
 	case "SYN_SENT", "SYNACK":
 		return lvsState{state: datapath.StateSYN, as: "SYN_RECV"}
-	case "FIN_WAIT":
-		return lvsState{state: datapath.StateFIN, over: true}
-	case "TIME_WAIT", "CLOSE_WAIT", "LAST_ACK":
+	case "CLOSE_WAIT", "LAST_ACK":
 		return lvsState{state: datapath.StateFIN, as: "FIN_WAIT", over: true}
-	case "CLOSE":
-		return lvsState{state: datapath.StateClosed, over: true}
+	}
+	return lvsState{}
+}
+
+// sctpState is openState for SCTP.
+func sctpState(word string) lvsState {
+	switch state := datapath.ConnectionState(word); state {
+	case datapath.StateEstablished, datapath.StateInit1, datapath.StateInit, datapath.StateCookieEchoed:
+		return lvsState{state: state}
+	case datapath.StateShutdownReceived, datapath.StateSCTPClosed:
+		return lvsState{state: state, over: true}
+	}
+	switch word {
+	case "C-SENT", "C-REPLIED", "C-WAIT", "COOKIE":
+		return lvsState{state: datapath.StateInit, as: "INIT"}
+	case "S-SENT", "S-ACK-SENT":
+		return lvsState{state: datapath.StateShutdownReceived, as: "S-RECEIVED", over: true}
+	case "REJECTED":
+		return lvsState{state: datapath.StateSCTPClosed, as: "CLOSED", over: true}
 	}
 	return lvsState{}
 }

@@ -42,7 +42,7 @@ func TestJudgeConnection(t *testing.T) {
 		{"SYN_SENT", client, web, real1, 60, ipvsadm.Approximated, datapath.StateSYN},
 		{"SYNACK", client, web, real1, 60, ipvsadm.Approximated, datapath.StateSYN},
 		{"FIN_WAIT", client, web, real1, 120, ipvsadm.Taken, datapath.StateFIN},
-		{"TIME_WAIT", client, web, real1, 120, ipvsadm.Approximated, datapath.StateFIN},
+		{"TIME_WAIT", client, web, real1, 120, ipvsadm.Taken, datapath.StateTimeWait},
 		{"CLOSE_WAIT", client, web, real1, 60, ipvsadm.Approximated, datapath.StateFIN},
 		{"LAST_ACK", client, web, real1, 30, ipvsadm.Approximated, datapath.StateFIN},
 		{"CLOSE", client, web, real1, 10, ipvsadm.Taken, datapath.StateClosed},

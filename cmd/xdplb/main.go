@@ -109,7 +109,7 @@ to a file, "xdplb restore" and "xdplb apply" read one.`,
 	group("director", "Director:",
 		attachCommand(env), detachCommand(env), vipCommand(env), statusCommand(env))
 	group("tables", "Services and backends:",
-		serviceCommand(env), backendCommand(env), listCommand(env), connectionsCommand(env), zeroCommand(env), flushCommand(env))
+		serviceCommand(env), backendCommand(env), listCommand(env), connectionsCommand(env), timeoutsCommand(env), zeroCommand(env), flushCommand(env))
 	group("files", "Whole configurations:",
 		saveCommand(env), restoreCommand(env), applyCommand(env), importCommand(env))
 	group("servers", "Real servers:",

@@ -3,11 +3,13 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"xdplb/internal/ipvsadm"
+	"xdplb/internal/lb"
 )
 
 func saveCommand(env *environment) *cobra.Command {
@@ -15,7 +17,8 @@ func saveCommand(env *environment) *cobra.Command {
 		Use:   "save",
 		Short: "Print the configuration in the format of ipvsadm -S -n",
 		Long: `Print the services and backends in the format of "ipvsadm -S -n", which "xdplb restore" reads, and ipvsadm too.
-Of services of several ports, only "xdplb restore" understands the option --port.
+Of services of several ports, only "xdplb restore" understands the option --port. Timeouts that are not LVS's defaults
+are the first line, which ipvsadm does not print, but reads.
 
 The format has no place for MAC addresses given by hand; "xdplb apply" reads one that does.`,
 		Example: `  xdplb save > /etc/xdplb.rules`,
@@ -35,6 +38,11 @@ The format has no place for MAC addresses given by hand; "xdplb apply" reads one
 			}
 			if byHand != nil {
 				env.warn("MAC addresses given by hand are not saved: those of %s", strings.Join(byHand, ", "))
+			}
+			if state.Timeouts != (lb.Timeouts{}) {
+				if _, err := fmt.Fprintf(env.stdout, "--set %s\n", state.Timeouts); err != nil {
+					return err
+				}
 			}
 			return ipvsadm.Save(env.stdout, ipvsadm.Saving{State: state})
 		}),

@@ -131,7 +131,7 @@ func serviceVerb(env *environment, cmd *cobra.Command, scheduler *lb.Scheduler, 
 }
 
 func protocolFlag(cmd *cobra.Command, to *string) {
-	cmd.Flags().StringVar(to, "protocol", "tcp", "the service's `PROTOCOL`, tcp or udp")
+	cmd.Flags().StringVar(to, "protocol", "tcp", "the service's `PROTOCOL`, tcp, udp or sctp")
 	completeFlag(cmd, "protocol", cobra.FixedCompletions([]string{"tcp", "udp"}, cobra.ShellCompDirectiveNoFileComp))
 }
 

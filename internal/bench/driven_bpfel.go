@@ -270,6 +270,15 @@ type drivenSetScan struct {
 	Spare  uint32
 }
 
+type drivenTimeouts struct {
+	_      structs.HostLayout
+	Ticks  [16]uint16
+	Tcp    uint16
+	TcpFin uint16
+	Udp    uint16
+	Zero   uint16
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -298,6 +307,7 @@ const (
 	drivenMapSetScans              = "set_scans"
 	drivenMapTableIds              = "table_ids"
 	drivenMapTables                = "tables"
+	drivenMapTimeouts              = "timeouts"
 	drivenProgDrivenXdplb          = "driven_xdplb"
 	drivenProgXdplb                = "xdplb"
 	drivenVarDriver                = "driver"
@@ -386,6 +396,7 @@ type drivenMapSpecs struct {
 	SetScans        *ebpf.MapSpec `ebpf:"set_scans"`
 	TableIds        *ebpf.MapSpec `ebpf:"table_ids"`
 	Tables          *ebpf.MapSpec `ebpf:"tables"`
+	Timeouts        *ebpf.MapSpec `ebpf:"timeouts"`
 }
 
 // drivenVariableSpecs contains global variables before they are loaded into the kernel.
@@ -448,6 +459,7 @@ type drivenMaps struct {
 	SetScans        *ebpf.Map `ebpf:"set_scans"`
 	TableIds        *ebpf.Map `ebpf:"table_ids"`
 	Tables          *ebpf.Map `ebpf:"tables"`
+	Timeouts        *ebpf.Map `ebpf:"timeouts"`
 }
 
 func (m *drivenMaps) Close() error {
@@ -476,6 +488,7 @@ func (m *drivenMaps) Close() error {
 		m.SetScans,
 		m.TableIds,
 		m.Tables,
+		m.Timeouts,
 	)
 }
 

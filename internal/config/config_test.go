@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -56,6 +57,39 @@ func TestRead(t *testing.T) {
 	}}
 	if diff := cmp.Diff(want, got, byValue); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestReadTimeouts(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		text, want string
+		timeouts   lb.Timeouts
+	}{
+		{"timeouts: {tcp: 7200, tcpfin: 60, udp: 1}", "", lb.Timeouts{TCP: 2 * time.Hour, TCPFin: time.Minute, UDP: time.Second}},
+		{"timeouts: {udp: 64800}", "", lb.Timeouts{UDP: 18 * time.Hour}},
+		{"timeouts: {tcp: 900, udp: 300}", "", lb.Timeouts{}},
+		{"timeouts: {}", "", lb.Timeouts{}},
+		{"timeouts: 900", "f:1:11: want keys (tcp, tcpfin, udp), got the number 900", lb.Timeouts{}},
+		{"timeouts: {sctp: 900}", `f:1:12: unknown key "sctp": want tcp, tcpfin, udp`, lb.Timeouts{}},
+		{"timeouts: {tcp: 1h}", `f:1:17: tcp: want a whole number, got the text "1h"`, lb.Timeouts{}},
+		{"timeouts: {tcp: 900, tcpfin: 0}", "f:1:30: timeout 0: want 1 to 64800", lb.Timeouts{}},
+		{"timeouts: {udp: 64801}", "f:1:17: timeout 64801: want 1 to 64800", lb.Timeouts{}},
+	} {
+		file, err := config.Read("f", strings.NewReader(tt.text+"\nservices: []\n"))
+		if tt.want != "" {
+			if err == nil || err.Error() != tt.want {
+				t.Errorf("%s:\n got %v\nwant %s", tt.text, err, tt.want)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", tt.text, err)
+		}
+		state, err := file.State(nil)
+		if err != nil || state.Timeouts != tt.timeouts {
+			t.Errorf("%s: %+v, %v; want %+v", tt.text, state.Timeouts, err, tt.timeouts)
+		}
 	}
 }
 
@@ -120,9 +154,9 @@ func TestReadRefuses(t *testing.T) {
 		{"{}", "f:1:1: no key services: want services: [...], or services: [] for none"},
 		{"services:\n", "f:1:10: services: want a list, got nothing"},
 		{"services: 5\n", "f:1:11: services: want a list, got the number 5"},
-		{"- services\n", "f:1:1: want keys (services), got a list"},
-		{"web", `f:1:1: want keys (services), got the text "web"`},
-		{"services: []\nservice: []\n", `f:2:1: unknown key "service": want services`},
+		{"- services\n", "f:1:1: want keys (timeouts, services), got a list"},
+		{"web", `f:1:1: want keys (timeouts, services), got the text "web"`},
+		{"services: []\nservice: []\n", `f:2:1: unknown key "service": want timeouts, services`},
 		{"services: []\nservices: []\n", "f:2:1: key services is given twice"},
 		{"services: []\n---\nservices: []\n", "f:2:1: a second document: want one"},
 		{"services:\n  - web\n", `f:2:5: want keys (address, ports, protocol, scheduler, backends), got the text "web"`},

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -55,7 +56,11 @@ func (d *decoder) errorf(n *yaml.Node, format string, args ...any) error {
 
 // file decodes the top of the file.
 func (d *decoder) file(n *yaml.Node) (File, error) {
-	values, err := d.mapping(n, "services")
+	values, err := d.mapping(n, "timeouts", "services")
+	if err != nil {
+		return File{}, err
+	}
+	timeouts, err := d.timeouts(values["timeouts"])
 	if err != nil {
 		return File{}, err
 	}
@@ -67,7 +72,7 @@ func (d *decoder) file(n *yaml.Node) (File, error) {
 	if err != nil {
 		return File{}, err
 	}
-	file := File{Services: make([]Service, 0, len(items))}
+	file := File{Timeouts: timeouts, Services: make([]Service, 0, len(items))}
 	seen := make(map[lb.ServiceKey]string, len(items))
 	for _, item := range items {
 		service, err := d.service(item)
@@ -81,6 +86,29 @@ func (d *decoder) file(n *yaml.Node) (File, error) {
 		file.Services = append(file.Services, service)
 	}
 	return file, nil
+}
+
+// timeouts decodes those that are given; without the node, which is a key left out, all are LVS's defaults.
+func (d *decoder) timeouts(n *yaml.Node) (t lb.Timeouts, err error) {
+	if n == nil {
+		return t, nil
+	}
+	values, err := d.mapping(n, "tcp", "tcpfin", "udp")
+	if err != nil {
+		return t, err
+	}
+	seconds := func(key string, to *time.Duration) error {
+		return d.number(values[key], key, func(word string) (err error) {
+			*to, err = lb.ParseTimeout(word)
+			return err
+		})
+	}
+	for _, err := range []error{seconds("tcp", &t.TCP), seconds("tcpfin", &t.TCPFin), seconds("udp", &t.UDP)} {
+		if err != nil {
+			return lb.Timeouts{}, err
+		}
+	}
+	return t.WithoutDefaults(), nil
 }
 
 func (d *decoder) service(n *yaml.Node) (Service, error) {

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package config reads the YAML file of services and backends:
+// Package config reads the YAML file of timeouts, services and backends:
 //
+//	timeouts:                            # seconds without packets until a flow is forgotten
+//	  tcp: 900                           # established; these are the defaults
+//	  tcpfin: 120                        # after the client's FIN
+//	  udp: 300
 //	services:
 //	  - address: 172.10.0.9:80           # an IPv6 address needs quotes: "[2001:db8::64]:80"
 //	    ports: 80,8000-8099              # if there are several; the address may do without a port then
-//	    protocol: tcp                    # tcp or udp; default tcp
+//	    protocol: tcp                    # tcp, udp or sctp; default tcp
 //	    scheduler: rr                    # as of service add; default wlc
 //	    backends:                        # default none
 //	      - address: 192.168.60.8

@@ -12,6 +12,7 @@ import (
 // File is what a file says, in its order. All values were checked as far as that is possible without looking at the
 // host: services and backends alone make a valid lb.State, but no interface was looked up.
 type File struct {
+	Timeouts lb.Timeouts
 	Services []Service
 }
 
@@ -51,5 +52,7 @@ func (f File) State(hop func(Backend) (lb.NextHop, error)) (lb.State, error) {
 			services[i].Backends[j] = lb.Backend{Addr: b.Addr, Weight: b.Weight, Upper: b.Upper, Lower: b.Lower, Hop: next}
 		}
 	}
-	return lb.NewState(services)
+	state, err := lb.NewState(services)
+	state.Timeouts = f.Timeouts
+	return state, err
 }

@@ -113,10 +113,10 @@ func (d *Datapath) adopt(epoch uint64, connections []Connection, after func(step
 		return done, err
 	}
 	strangers := next.strangers(connections)
-	if err := d.unsettle(strangers); err != nil {
+	if err := d.unsettle(strangers, next.timeouts.settling()); err != nil {
 		return done, fmt.Errorf("unsettling the slots of mh services: %w", err)
 	}
-	table, err := d.openFlows()
+	table, err := d.openFlowsOf(epoch)
 	if err != nil {
 		return done, fmt.Errorf("opening the flow table: %w", err)
 	}
@@ -131,7 +131,7 @@ func (d *Datapath) adopt(epoch uint64, connections []Connection, after func(step
 }
 
 // unsettle makes the packets of those connections look for their flow that their mh service would have elsewhere.
-func (d *Datapath) unsettle(strangers []stranger) error {
+func (d *Datapath) unsettle(strangers []stranger, settling uint32) error {
 	now, err := ticks()
 	if err != nil {
 		return err

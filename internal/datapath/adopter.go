@@ -69,31 +69,12 @@ const none = -1
 
 // entry is what the connection's way will hold.
 func (a *adopter) entry(s *stranger, hash flowHash) xdplbEntry {
-	entry := xdplbEntry{Target: a.table.targets[s.owner.backend.id], State: uint8(s.State.flowState()), Check: hash.check}
-	idle := uint32(entry.timeout()) - min(uint32(max(s.Left, 0)>>tickShift), uint32(entry.timeout()))
+	state := s.State.flowState(s.Service.Protocol)
+	entry := xdplbEntry{Target: a.table.targets[s.owner.backend.id], State: uint8(state), Check: hash.check}
+	timeout := uint32(a.table.timeout(entry))
+	idle := timeout - min(uint32(max(s.Left, 0)>>tickShift), timeout)
 	entry.Seen = uint16(a.table.now - idle)
 	return entry
-}
-
-// Timeout is how long a connection in this state may be idle.
-func (s ConnectionState) Timeout() time.Duration {
-	return time.Duration(xdplbEntry{State: uint8(s.flowState())}.timeout()) << tickShift
-}
-
-// flowState is the reverse of stateOf.
-func (s ConnectionState) flowState() xdplbFlowState {
-	switch s {
-	case StateSYN:
-		return xdplbFlowStateFLOW_SYN
-	case StateEstablished:
-		return xdplbFlowStateFLOW_ESTABLISHED
-	case StateFIN:
-		return xdplbFlowStateFLOW_FIN
-	case StateClosed:
-		return xdplbFlowStateFLOW_CLOSED
-	default:
-		return xdplbFlowStateFLOW_UDP
-	}
 }
 
 func (a *adopter) bucket(index uint32) *xdplbBucket { return &a.table.buckets.values[index] }
@@ -113,8 +94,7 @@ func (a *adopter) find(index uint32, hash flowHash) (way int, found bool) {
 // isAlive says whether even a new SYN would follow the entry (is_alive).
 func (a *adopter) isAlive(index uint32, way int) bool {
 	entry := a.bucket(index).load(way)
-	state := xdplbFlowState(entry.State)
-	return a.table.isLive(entry) && state != xdplbFlowStateFLOW_FIN && state != xdplbFlowStateFLOW_CLOSED
+	return a.table.isLive(entry) && !entry.isOver()
 }
 
 // takeSpilled says whether the flow is alive in the table's second part. A dead one is freed, so that no flow is in the
@@ -141,12 +121,12 @@ func (a *adopter) chooseWay(index uint32) int {
 	for way := range bucket.Entry {
 		entry := bucket.load(way)
 		age := uint16(a.table.now) - entry.Seen + 1
-		switch state := xdplbFlowState(entry.State); {
+		switch {
 		case entry == xdplbEntry{}:
 			free = way
 		case !a.table.isLive(entry):
 			dead = way
-		case (state == xdplbFlowStateFLOW_SYN || state == xdplbFlowStateFLOW_DATAGRAM) && age >= oldest:
+		case entry.isEmbryonic() && age >= oldest:
 			embryonic, oldest = way, age
 		}
 	}

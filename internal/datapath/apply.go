@@ -111,6 +111,9 @@ func zeroPerCPU[V any](m *ebpf.Map, keys []uint32) error {
 func (l *layout) build(d *Datapath) error {
 	to := side(l.epoch)
 	services, info := d.services.side(to), d.info.side(to)
+	if l.newTimes {
+		d.timeouts.side(to)[0] = l.timeouts
+	}
 	for _, s := range l.services {
 		services[s.place] = s.value
 	}

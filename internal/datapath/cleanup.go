@@ -56,7 +56,8 @@ func (d *Datapath) findLeftover(epoch uint64) *leftover {
 	left.findBackends()
 	left.findParts()
 	left.limits = d.staleLimits(epoch)
-	left.side = !slices.Equal(d.services.side(0), d.services.side(1)) || !slices.Equal(d.info.side(0), d.info.side(1)) ||
+	left.side = d.timeouts.values[0] != d.timeouts.values[1] ||
+		!slices.Equal(d.services.side(0), d.services.side(1)) || !slices.Equal(d.info.side(0), d.info.side(1)) ||
 		!slices.Equal(d.retired.side(0), d.retired.side(1)) ||
 		!slices.Equal(d.rangesFor(1-side(epoch)), d.portRanges.side(1-side(epoch))) ||
 		!slices.Equal(d.bucketsFor(1-side(epoch)), d.serviceBuckets.side(1-side(epoch)))
@@ -208,6 +209,7 @@ func (l *leftover) forget() error {
 		l.d.egresses.put(index, xdplbEgress{})
 	}
 	live, other := side(l.epoch), 1-side(l.epoch)
+	copy(l.d.timeouts.side(other), l.d.timeouts.side(live))
 	copy(l.d.services.side(other), l.d.services.side(live))
 	copy(l.d.info.side(other), l.d.info.side(live))
 	copy(l.d.retired.side(other), l.d.retired.side(live))

@@ -21,33 +21,6 @@ type Connection struct {
 	Left    time.Duration // until it expires, if no packet comes
 }
 
-// ConnectionState is what a flow has come to, as far as the client's packets show it.
-type ConnectionState string
-
-// The states.
-const (
-	StateSYN         ConnectionState = "SYN"         // TCP: a SYN and nothing after it
-	StateEstablished ConnectionState = "ESTABLISHED" // TCP
-	StateFIN         ConnectionState = "FIN"         // TCP: the client has closed its half
-	StateClosed      ConnectionState = "CLOSED"      // TCP: the client has reset it
-	StateUDP         ConnectionState = "UDP"
-)
-
-func stateOf(entry xdplbEntry) ConnectionState {
-	switch xdplbFlowState(entry.State) {
-	case xdplbFlowStateFLOW_SYN:
-		return StateSYN
-	case xdplbFlowStateFLOW_ESTABLISHED:
-		return StateEstablished
-	case xdplbFlowStateFLOW_FIN:
-		return StateFIN
-	case xdplbFlowStateFLOW_CLOSED:
-		return StateClosed
-	default:
-		return StateUDP
-	}
-}
-
 // ConnectionList lists the live flows of the services that there were when it was opened.
 type ConnectionList struct {
 	table  *flowTable
@@ -84,7 +57,7 @@ func (l *ConnectionList) Walk(visit func(Connection) bool) {
 		if table.buckets.values[bucket].load(way).Target != entry.Target {
 			return true // replaced while it was read
 		}
-		left := uint32(entry.timeout()) - uint32(max(int16(uint16(table.now)-entry.Seen), 0))
+		left := uint32(table.timeout(entry)) - uint32(max(int16(uint16(table.now)-entry.Seen), 0))
 		defer table.lookAtTheClock() // visit may have taken long
 		return visit(Connection{
 			Service: owner.service.key(), Client: client, VIPPort: port, Backend: owner.backend.Addr,

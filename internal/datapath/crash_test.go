@@ -79,6 +79,7 @@ func crashStates(t testing.TB, ifindex int) (before, after lb.State) {
 		lb.Service{ServiceKey: key(false, 2), Ports: "80-81", Scheduler: lb.SH, Backends: []lb.Backend{backend(false, 0, 3, hop(1))}},
 		lb.Service{ServiceKey: key(true, 0), Scheduler: lb.WRR, Backends: []lb.Backend{backend(true, 0, 1, hop(1)), backend(true, 1, 1, hop(2))}},
 	)
+	after.Timeouts = lb.Timeouts{TCP: time.Hour, UDP: time.Minute}
 	return before, after
 }
 

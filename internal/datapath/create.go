@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+
+	"xdplb/internal/lb"
 )
 
 // Names in the pin directory besides the maps'.
@@ -269,6 +271,11 @@ func fillNew(loaded *ebpf.Collection, spec *ebpf.CollectionSpec, meta xdplbMeta)
 	}
 	if err := loaded.Maps[xdplbMapConfig].Put(uint32(0), xdplbConfig{Tidy: 1}); err != nil {
 		return fmt.Errorf("writing the first configuration: %w", err)
+	}
+	for n := range uint32(sides) {
+		if err := loaded.Maps[xdplbMapTimeouts].Put(n, newTimeouts(lb.Timeouts{})); err != nil {
+			return fmt.Errorf("writing the first timeouts: %w", err)
+		}
 	}
 	part, id, err := newPart(spec.Maps[xdplbMapTables])
 	if err != nil {

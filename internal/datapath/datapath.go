@@ -37,6 +37,7 @@ type Datapath struct {
 	services       array[xdplbService]
 	portRanges     array[xdplbPortRange]
 	info           array[xdplbBackendColumns]
+	timeouts       array[xdplbTimeouts]
 	retired        array[xdplbCounters] // by service id
 	slots          slotMemory
 	limits         *words // by backend id
@@ -138,6 +139,9 @@ func (d *Datapath) mapMemory() (err error) {
 	if d.retired, err = mapArray[xdplbCounters](d.maps.RetiredCounters); err != nil {
 		return err
 	}
+	if d.timeouts, err = mapArray[xdplbTimeouts](d.maps.Timeouts); err != nil {
+		return err
+	}
 	d.slots.ids, err = mapWords(d.maps.TableIds)
 	return err
 }
@@ -170,7 +174,7 @@ func (d *Datapath) Close() error {
 	var errs []error
 	for _, memory := range []*words{
 		d.config, d.backends.words, d.egresses.words, d.interfaces.words, d.loads.words, d.serviceBuckets.words, d.services.words,
-		d.portRanges.words, d.info.words, d.retired.words, d.slots.ids, d.limits,
+		d.portRanges.words, d.info.words, d.timeouts.words, d.retired.words, d.slots.ids, d.limits,
 	} {
 		errs = append(errs, memory.close())
 	}

@@ -110,7 +110,7 @@ func randomState(t testing.TB, random *rand.Rand, services, backends, ifindex in
 		is6 := random.IntN(2) == 0
 		key := lb.ServiceKey{
 			Addr:     netip.AddrPortFrom(address(is6, 1, random.IntN(8)), uint16(80+random.IntN(4))),
-			Protocol: []lb.Protocol{lb.TCP, lb.UDP}[random.IntN(2)],
+			Protocol: []lb.Protocol{lb.TCP, lb.UDP, lb.SCTP}[random.IntN(3)],
 		}
 		if seen[key] {
 			continue
@@ -130,6 +130,7 @@ func randomState(t testing.TB, random *rand.Rand, services, backends, ifindex in
 	if err != nil {
 		t.Fatal(err)
 	}
+	state.Timeouts = someTimeouts()[random.IntN(3)]
 	return state
 }
 

@@ -88,7 +88,7 @@
 // after the other while a flow of the first is remembered, that flow would be taken for one of the last. Ids are
 // therefore given away in the order of their generations, and there are at least 4,095: a flow's mark returns after a
 // million removals at the earliest, which at 20 ms each takes five hours, where flows that [Datapath.Sweep] looks after
-// are forgotten after fifteen minutes.
+// are forgotten after fifteen minutes. Where a timeout of many hours is set, that holds for up to 15 removals a second.
 //
 // # Unsettled slots
 //

@@ -53,12 +53,31 @@ func (m *model) targetOf(backend uint32) uint32 { return targetOf(backend, m.gen
 
 func (m *model) isCurrent(target uint32) bool { return m.targetOf(target&targetID) == target }
 
-func (f modelFlow) isOver() bool { return f.state == stateFIN || f.state == stateClosed }
+func (f modelFlow) isOver() bool {
+	return f.state == stateFIN || f.state == stateTimeWait || f.state == stateClosed
+}
+
+// touch is what a packet, by what it says, makes of the flow.
+func (f *modelFlow) touch(says uint8, now uint32) {
+	f.seen = now
+	next := map[[2]uint8]uint8{
+		{stateDatagram, stateUDP}:       stateUDP,
+		{stateSYN, stateEstablished}:    stateEstablished,
+		{stateSYN, stateFIN}:            stateTimeWait,
+		{stateEstablished, stateFIN}:    stateFIN,
+		{stateEstablished, stateClosed}: stateClosed,
+		{stateFIN, stateClosed}:         stateClosed,
+		{stateTimeWait, stateClosed}:    stateClosed,
+	}
+	if to, moves := next[[2]uint8{f.state, says}]; moves {
+		f.state = to
+	}
+}
 
 func (f modelFlow) timeout() uint32 {
 	return uint32(map[uint8]xdplbTimeout{
 		stateSYN: xdplbTimeoutTIMEOUT_SYN, stateEstablished: xdplbTimeoutTIMEOUT_ESTABLISHED,
-		stateFIN: xdplbTimeoutTIMEOUT_FIN, stateClosed: xdplbTimeoutTIMEOUT_CLOSED,
+		stateFIN: xdplbTimeoutTIMEOUT_FIN, stateTimeWait: xdplbTimeoutTIMEOUT_TIME_WAIT, stateClosed: xdplbTimeoutTIMEOUT_CLOSED,
 		stateDatagram: xdplbTimeoutTIMEOUT_UDP, stateUDP: xdplbTimeoutTIMEOUT_UDP,
 	}[f.state])
 }
@@ -85,8 +104,7 @@ func (m *model) send(p modelPacket, now uint32) (xdplbReason, uint32) {
 		m.marks[m.markOf(p.modelTuple)] = true
 	}
 	if known && m.follows(p, flow, now) {
-		flow.seen = now
-		flow.state = max(flow.state, p.state)
+		flow.touch(p.state, now)
 		m.flows[p.modelTuple] = flow
 		return isTX, flow.target & targetID
 	}
@@ -134,7 +152,7 @@ func (m *model) watch(p modelPacket, flow modelFlow, target, now uint32) {
 		delete(m.marks, mark)
 	}
 	if flow.target == target {
-		flow.seen, flow.state = now, max(flow.state, p.state)
+		flow.touch(p.state, now)
 		m.flows[p.modelTuple] = flow
 	}
 }

@@ -18,6 +18,7 @@ const (
 	stateSYN         = uint8(xdplbFlowStateFLOW_SYN)
 	stateEstablished = uint8(xdplbFlowStateFLOW_ESTABLISHED)
 	stateFIN         = uint8(xdplbFlowStateFLOW_FIN)
+	stateTimeWait    = uint8(xdplbFlowStateFLOW_TIME_WAIT)
 	stateClosed      = uint8(xdplbFlowStateFLOW_CLOSED)
 	stateDatagram    = uint8(xdplbFlowStateFLOW_DATAGRAM)
 	stateUDP         = uint8(xdplbFlowStateFLOW_UDP)

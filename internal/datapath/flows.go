@@ -24,43 +24,25 @@ func (e xdplbEntry) word() (word uint64) {
 	return word
 }
 
-// isExpired says whether a flow has been idle for longer than its state allows. A packet may have been seen a tick after
-// the clock was read.
-func (e xdplbEntry) isExpired(tick uint32) bool {
-	return uint16(tick-uint32(e.Seen)+1) > uint16(e.timeout())+1
-}
-
-// timeout is the idle time of a flow, in ticks.
-func (e xdplbEntry) timeout() xdplbTimeout {
-	switch xdplbFlowState(e.State) {
-	case xdplbFlowStateFLOW_SYN:
-		return xdplbTimeoutTIMEOUT_SYN
-	case xdplbFlowStateFLOW_ESTABLISHED:
-		return xdplbTimeoutTIMEOUT_ESTABLISHED
-	case xdplbFlowStateFLOW_FIN:
-		return xdplbTimeoutTIMEOUT_FIN
-	case xdplbFlowStateFLOW_CLOSED:
-		return xdplbTimeoutTIMEOUT_CLOSED
-	case xdplbFlowStateFLOW_DATAGRAM, xdplbFlowStateFLOW_UDP:
-		return xdplbTimeoutTIMEOUT_UDP
-	default:
-		return xdplbTimeoutTIMEOUT_FRAGMENT
-	}
-}
-
 // flowTable is the flow table, mapped.
 type flowTable struct {
 	buckets  array[xdplbBucket]
 	origins  array[xdplbOrigins]
 	clients6 array[xdplbClient6]
+	timeouts xdplbTimeouts
 	targets  []uint32  // of each backend id, when the table was opened: the target of its live flows
 	now      uint32    // tick of the last look at the clock
 	opened   time.Time // when that clock said start
 	start    int64
 }
 
-func (d *Datapath) openFlows() (table *flowTable, err error) {
-	table = &flowTable{targets: make([]uint32, d.backends.count), opened: time.Now()}
+func (d *Datapath) openFlows() (*flowTable, error) {
+	return d.openFlowsOf(d.config.load(configEpoch))
+}
+
+// openFlowsOf opens the flow table with the timeouts of an epoch, which is live or is about to be.
+func (d *Datapath) openFlowsOf(epoch uint64) (table *flowTable, err error) {
+	table = &flowTable{timeouts: d.timeouts.side(side(epoch))[0], targets: make([]uint32, d.backends.count), opened: time.Now()}
 	defer func() {
 		if err != nil {
 			table.close()
@@ -121,7 +103,18 @@ func (t *flowTable) isCurrent(entry xdplbEntry) bool {
 
 // isLive says whether packets of every kind follow an entry.
 func (t *flowTable) isLive(entry xdplbEntry) bool {
-	return t.isCurrent(entry) && !entry.isExpired(t.now)
+	return t.isCurrent(entry) && !t.isExpired(entry)
+}
+
+// isExpired says whether a flow has been idle for longer than its state allows. A packet may have been seen a tick after
+// the clock was read.
+func (t *flowTable) isExpired(entry xdplbEntry) bool {
+	return uint16(t.now-uint32(entry.Seen)+1) > t.timeout(entry)+1
+}
+
+// timeout is how long a flow may be idle, in ticks.
+func (t *flowTable) timeout(entry xdplbEntry) uint16 {
+	return t.timeouts.Ticks[int(entry.State)%len(t.timeouts.Ticks)]
 }
 
 // walkAll visits every entry that is there, expired ones too.

@@ -153,7 +153,8 @@ func TestExpiry(t *testing.T) {
 		want bool
 	}{{-1, false}, {0, false}, {839, false}, {840, true}, {30000, true}, {60000, true}, {65534, true}, {65536 - 1, false}} {
 		entry := xdplbEntry{State: uint8(xdplbFlowStateFLOW_ESTABLISHED), Seen: uint16(70000 - test.age)}
-		if got := entry.isExpired(70000); got != test.want {
+		table := &flowTable{now: 70000, timeouts: newTimeouts(lb.Timeouts{})}
+		if got := table.isExpired(entry); got != test.want {
 			t.Errorf("idle for %d ticks: expired is %v", test.age, got)
 		}
 	}

@@ -15,7 +15,9 @@ import (
 
 // layout is what must be written to get from the live configuration to another.
 type layout struct {
-	epoch       uint64     // of the new one
+	epoch       uint64 // of the new one
+	timeouts    xdplbTimeouts
+	newTimes    bool       // they differ
 	services    []placed   // that differ
 	columns     []cold     // that differ
 	directory   *directory // nil: the same services stand at the same places
@@ -42,9 +44,9 @@ type cold struct {
 	columns xdplbBackendColumns
 }
 
-// newSide says whether services, lookup tables, cold columns or what was zeroed differ, for which a new epoch is needed.
+// newSide says whether timeouts, services, lookup tables, cold columns or what was zeroed differ, for which a new epoch is needed.
 func (l *layout) newSide() bool {
-	return l.directory != nil || len(l.services) > 0 || len(l.columns) > 0 || len(l.zeroed) > 0
+	return l.newTimes || l.directory != nil || len(l.services) > 0 || len(l.columns) > 0 || len(l.zeroed) > 0
 }
 
 func (l *layout) empty() bool {
@@ -89,8 +91,9 @@ func (d *Datapath) plan(live *configuration, to lb.State, interfaces map[int]fac
 		d: d, live: live, ports: maps.Clone(live.ports), shapes: make(shapes), interfaces: interfaces,
 		ways: make(map[wayOut]uint16), now: now,
 		available: sync.OnceValues(availableMemory),
-		layout:    &layout{epoch: live.epoch, egresses: make(map[uint16]xdplbEgress)},
+		layout:    &layout{epoch: live.epoch, timeouts: newTimeouts(to.Timeouts), egresses: make(map[uint16]xdplbEgress)},
 	}
+	p.layout.newTimes = p.layout.timeouts != live.timeouts
 	p.removeServices(&to)
 	p.findIDs()
 	for i := range to.Services {
@@ -106,6 +109,7 @@ func (d *Datapath) plan(live *configuration, to lb.State, interfaces map[int]fac
 	if p.layout.newSide() {
 		p.layout.epoch++
 		p.dropPrevious()
+		p.prolongSettling()
 	}
 	return p.layout, nil
 }

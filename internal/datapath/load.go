@@ -24,7 +24,7 @@ const counted = uint8(xdplbCheckCHECK_COUNTED)
 
 // load is what an entry adds to the word of its backend's load.
 func (e xdplbEntry) load() uint64 {
-	if xdplbFlowState(e.State) == xdplbFlowStateFLOW_ESTABLISHED {
+	if e.isEstablished() {
 		return uint64(xdplbLoadUnitLOAD_ACTIVE)
 	}
 	return uint64(xdplbLoadUnitLOAD_INACTIVE)

@@ -105,7 +105,7 @@ func (f *streams) quarterOfAnHour(t testing.TB, blocks uint32) {
 		return err
 	}
 	f.onLanes(t, each) // all are connected: a new flow would take the place of one that seems idle now
-	ageFlows(t, uint16(settling)+1)
+	ageFlows(t, uint16(xdplbTimeoutTIMEOUT_ESTABLISHED)+2)
 	f.onLanes(t, each)
 	pastSettling(t)
 }

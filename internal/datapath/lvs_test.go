@@ -363,10 +363,14 @@ func (w *lvsWorld) goOn(number int, flags tcpFlags) string {
 		return "a datagram"
 	}
 	flow.dest.add(flow, -1)
-	if flags.fin || flags.rst {
-		w.ended[number] = true
+	opening := !flow.active && !w.ended[number]
+	switch {
+	case flags.rst && opening: // LVS takes it for one that is not the client's
+	case flags.fin || flags.rst:
+		w.ended[number], flow.active = true, false
+	default:
+		flow.active = !w.ended[number]
 	}
-	flow.active = !w.ended[number]
 	flow.dest.add(flow, 1)
 	return fmt.Sprintf("client %d sends %+v", number, flags)
 }

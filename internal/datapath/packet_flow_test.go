@@ -221,7 +221,9 @@ func TestLifeOfAConnection(t *testing.T) {
 			{"RST", reset(), real2MAC, flowTo(real2, xdplbFlowStateFLOW_CLOSED)},
 			{"FIN behind it", finAck(), real2MAC, flowTo(real2, xdplbFlowStateFLOW_CLOSED)},
 			{"SYN after RST", syn(portPlain), real1MAC, flowTo(real1, xdplbFlowStateFLOW_SYN)},
-			{"RST right behind the SYN", reset(), real1MAC, flowTo(real1, xdplbFlowStateFLOW_CLOSED)},
+			{"RST right behind the SYN", reset(), real1MAC, flowTo(real1, xdplbFlowStateFLOW_SYN)},
+			{"FIN right behind the SYN", finAck(), real1MAC, flowTo(real1, xdplbFlowStateFLOW_TIME_WAIT)},
+			{"SYN after that", syn(portPlain), real2MAC, flowTo(real2, xdplbFlowStateFLOW_SYN)},
 		}
 		for _, step := range steps {
 			if to := d.destination(t, frame(ip(), step.in)); to != step.to {
@@ -229,8 +231,8 @@ func TestLifeOfAConnection(t *testing.T) {
 			}
 			d.wantFlows(t, step.name, step.flow)
 		}
-		if got := d.counters(real1).Connections + d.counters(real2).Connections; got != 3 {
-			t.Errorf("%d connections counted, want 3", got)
+		if got := d.counters(real1).Connections + d.counters(real2).Connections; got != 4 {
+			t.Errorf("%d connections counted, want 4", got)
 		}
 	})
 }

@@ -144,6 +144,8 @@ func protocol(next gopacket.SerializableLayer, otherwise layers.IPProtocol) laye
 		return layers.IPProtocolICMPv6
 	case *extension:
 		return next.number
+	case sctpPacket:
+		return layers.IPProtocolSCTP
 	default:
 		return otherwise
 	}

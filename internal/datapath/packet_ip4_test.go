@@ -54,7 +54,7 @@ func ip4Cases() []packetCase {
 		{name: "no such port to another host", reason: isNoService,
 			in: frameBetween(routerMAC, real1MAC, ip4(), syn(portUnserved))},
 		{name: "ping", in: frame(ip4(), icmp4(8, 0), data(56)), reason: isOtherProtocol},
-		{name: "SCTP", in: frame(ip4(protocol4(132)), data(40)), reason: isOtherProtocol},
+		{name: "SCTP to no service", in: frame(ip4(), sctp(clientPort, portPlain, chunkInit)), reason: isNoService},
 		{name: "GRE", in: frame(ip4(protocol4(47)), data(40)), reason: isOtherProtocol},
 		{name: "UDP-Lite", in: frame(ip4(protocol4(136)), data(40)), reason: isOtherProtocol},
 

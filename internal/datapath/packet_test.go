@@ -204,6 +204,9 @@ func newRig(tb testing.TB, change ...func(*ebpf.CollectionSpec)) *rig {
 	d.put("tables", uint32(0), part)
 	d.slots = mapMemory(tb, part)
 
+	for side := range uint32(2) {
+		d.put("timeouts", side, newTimeouts(lb.Timeouts{}))
+	}
 	d.put("interfaces", uint32(ifindexHere), xdplbInterface{Mac: directorMAC, Ifindex: ifindexHere})
 	for index, egress := range map[uint32]xdplbEgress{
 		egressHere:          {Mac: directorMAC, Ifindex: ifindexHere, Mtu: 1500},

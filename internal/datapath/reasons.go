@@ -21,7 +21,7 @@ func reasonTexts() [xdplbReasonREASON_COUNT]Reason {
 		xdplbReasonREASON_REDIRECT:           {"redirect", "REDIRECT", "sent to a backend out of another interface", 0},
 		xdplbReasonREASON_LOCAL:              {"local", "PASS", "for a backend that is the director itself", 0},
 		xdplbReasonREASON_NOT_IP:             {"not_ip", "PASS", "not IP: ARP, LLDP, more than two VLAN tags", 0},
-		xdplbReasonREASON_OTHER_PROTOCOL:     {"other_protocol", "PASS", "IP, but neither TCP nor UDP nor an ICMP error", 0},
+		xdplbReasonREASON_OTHER_PROTOCOL:     {"other_protocol", "PASS", "IP, but neither TCP, UDP, SCTP nor an ICMP error", 0},
 		xdplbReasonREASON_NO_SERVICE:         {"no_service", "PASS", "address, port and protocol are no service", 0},
 		xdplbReasonREASON_OTHER_HOST:         {"other_host", "PASS", "for a service, but addressed to another host's MAC", 0},
 		xdplbReasonREASON_MALFORMED:          {"malformed", "PASS", "lengths or offsets that do not fit together", 0},

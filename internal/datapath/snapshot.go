@@ -13,6 +13,7 @@ import (
 // configuration is the live one, or a part of it, with the ids that lb.State does not know.
 type configuration struct {
 	epoch    uint64
+	timeouts xdplbTimeouts
 	values   []xdplbService             // of all services, by their place in the map services; it is the map's memory
 	backends int                        // of all services
 	services map[lb.ServiceKey]*service // those that were read
@@ -104,7 +105,7 @@ func (c *configuration) state() (lb.State, error) {
 	if !slices.IsSortedFunc(services, byKey) {
 		slices.SortFunc(services, byKey)
 	}
-	state := lb.State{Services: services}
+	state := lb.State{Services: services, Timeouts: c.timeouts.state()}
 	if err := state.Validate(); err != nil {
 		return lb.State{}, fmt.Errorf("the pinned maps hold what no xdplb writes: %w", err)
 	}
@@ -122,7 +123,7 @@ func (d *Datapath) readLive(only *lb.ServiceKey) (*configuration, error) {
 // readEpoch reads the side of an epoch, which is live or is about to be.
 func (d *Datapath) readEpoch(epoch uint64, only *lb.ServiceKey) (*configuration, error) {
 	live := &configuration{epoch: epoch, services: make(map[lb.ServiceKey]*service)}
-	live.values = d.services.side(side(live.epoch))
+	live.values, live.timeouts = d.services.side(side(epoch)), d.timeouts.side(side(epoch))[0]
 	live.ports = d.readPorts(side(live.epoch))
 	byID, unread := make([]*service, ids(d.meta.Services)), new(service)
 	for place := range live.values {

@@ -23,9 +23,9 @@ func (c Counters) plus(other xdplbCounters) Counters {
 	return Counters{c.Connections + other.Connections, c.Packets + other.Packets, c.Bytes + other.Bytes}
 }
 
-// BackendStats is what a backend has counted, and how many flows it has now: Active are established TCP connections,
+// BackendStats is what a backend has counted, and how many flows it has now: Active are established connections,
 // Inactive all other flows that have not expired, as in LVS's listings. A connection of an mh service whose packets
-// need no look at the flow table counts for the first 900 seconds only.
+// need no look at the flow table counts until its timeout only.
 type BackendStats struct {
 	Counters
 	Active, Inactive uint64
@@ -151,7 +151,7 @@ func (d *Datapath) countFlows() ([]flowCount, error) {
 	}
 	defer table.close()
 	table.walk(func(_, _ int, entry xdplbEntry) bool {
-		if xdplbFlowState(entry.State) == xdplbFlowStateFLOW_ESTABLISHED {
+		if entry.isEstablished() {
 			counts[entry.backend()].active++
 		} else {
 			counts[entry.backend()].inactive++

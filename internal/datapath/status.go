@@ -124,6 +124,7 @@ func (d *Datapath) byName() map[string]**ebpf.Map {
 	return map[string]**ebpf.Map{
 		xdplbMapBackendCounters: &d.maps.BackendCounters,
 		xdplbMapBackendInfo:     &d.maps.BackendInfo,
+		xdplbMapTimeouts:        &d.maps.Timeouts,
 		xdplbMapBackends:        &d.maps.Backends,
 		xdplbMapConfig:          &d.maps.Config,
 		xdplbMapCursors:         &d.maps.Cursors,
@@ -165,6 +166,8 @@ func (d *Datapath) mapStatus(name string, m *ebpf.Map, live *configuration) (Map
 		status.Used = uint32(live.backends)
 	case xdplbMapBackendInfo: // one side of it, as of the other maps with two sides
 		status.Used, status.Max = uint32(live.backends), status.Max/sides
+	case xdplbMapTimeouts:
+		status.Used, status.Max = 1, 1 // one side
 	case xdplbMapServices:
 		status.Used, status.Max = uint32(len(live.list)), status.Max/sides
 	case xdplbMapPortRanges:

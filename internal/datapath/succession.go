@@ -26,9 +26,6 @@ import (
 // unsettled is the bit in a slot.
 const unsettled = uint32(xdplbSlotSLOT_UNSETTLED)
 
-// settling is how long flows without an entry may come up, in ticks.
-const settling = uint32(xdplbTimeoutTIMEOUT_ESTABLISHED) + 1
-
 // Tick is the unit of time of the program.
 const Tick time.Duration = 1 << tickShift
 
@@ -164,7 +161,7 @@ func (p *planner) addSuccession(was, now *service, sum succession, inherit func(
 	switch {
 	case !sum.unsettled:
 	case sum.fresh || was.Settles == 0:
-		now.Settles = max(p.now+settling, 1)
+		now.Settles = max(p.now+p.layout.timeouts.settling(), 1)
 	default:
 		now.Settles = was.Settles
 	}
@@ -231,6 +228,21 @@ func (p *planner) dropPrevious() {
 		was := &p.live.values[place]
 		if was.Previous != 0 && was.Previous == s.Previous && !was.isSettling(p.now) {
 			s.Previous = 0
+			p.layout.services = append(p.layout.services, placed{uint32(place), s}) // the last one counts
+		}
+	}
+}
+
+// prolongSettling lets services settle later that are at it while a longer timeout is set: more flows have no entry and are
+// not idle.
+func (p *planner) prolongSettling() {
+	longer := p.layout.timeouts.settling()
+	if longer <= p.live.timeouts.settling() {
+		return
+	}
+	for place, s := range p.nextValues() {
+		if was := &p.live.values[place]; was.Id == s.Id && was.Settles == s.Settles && was.isSettling(p.now) {
+			s.Settles = max(p.now+longer, 1)
 			p.layout.services = append(p.layout.services, placed{uint32(place), s}) // the last one counts
 		}
 	}

@@ -120,13 +120,21 @@ const (
 type xdplbFlowState uint32
 
 const (
-	xdplbFlowStateFLOW_SYN         xdplbFlowState = 1
-	xdplbFlowStateFLOW_ESTABLISHED xdplbFlowState = 2
-	xdplbFlowStateFLOW_FIN         xdplbFlowState = 3
-	xdplbFlowStateFLOW_CLOSED      xdplbFlowState = 4
-	xdplbFlowStateFLOW_DATAGRAM    xdplbFlowState = 5
-	xdplbFlowStateFLOW_UDP         xdplbFlowState = 6
-	xdplbFlowStateFLOW_FRAGMENT    xdplbFlowState = 7
+	xdplbFlowStateFLOW_DATAGRAM          xdplbFlowState = 1
+	xdplbFlowStateFLOW_UDP               xdplbFlowState = 2
+	xdplbFlowStateFLOW_SYN               xdplbFlowState = 3
+	xdplbFlowStateFLOW_INIT              xdplbFlowState = 4
+	xdplbFlowStateFLOW_ESTABLISHED       xdplbFlowState = 5
+	xdplbFlowStateFLOW_SCTP_ESTABLISHED  xdplbFlowState = 6
+	xdplbFlowStateFLOW_FIN               xdplbFlowState = 7
+	xdplbFlowStateFLOW_TIME_WAIT         xdplbFlowState = 8
+	xdplbFlowStateFLOW_CLOSED            xdplbFlowState = 9
+	xdplbFlowStateFLOW_SCTP_NONE         xdplbFlowState = 10
+	xdplbFlowStateFLOW_INIT1             xdplbFlowState = 11
+	xdplbFlowStateFLOW_COOKIE_ECHOED     xdplbFlowState = 12
+	xdplbFlowStateFLOW_SHUTDOWN_RECEIVED xdplbFlowState = 13
+	xdplbFlowStateFLOW_SCTP_CLOSED       xdplbFlowState = 14
+	xdplbFlowStateFLOW_FRAGMENT          xdplbFlowState = 15
 )
 
 type xdplbFragmentKey struct {
@@ -381,10 +389,22 @@ const (
 	xdplbTimeoutTIMEOUT_SYN         xdplbTimeout = 56
 	xdplbTimeoutTIMEOUT_ESTABLISHED xdplbTimeout = 839
 	xdplbTimeoutTIMEOUT_FIN         xdplbTimeout = 112
+	xdplbTimeoutTIMEOUT_TIME_WAIT   xdplbTimeout = 112
 	xdplbTimeoutTIMEOUT_CLOSED      xdplbTimeout = 10
 	xdplbTimeoutTIMEOUT_UDP         xdplbTimeout = 280
+	xdplbTimeoutTIMEOUT_INIT1       xdplbTimeout = 4
+	xdplbTimeoutTIMEOUT_SCTP        xdplbTimeout = 57
 	xdplbTimeoutTIMEOUT_FRAGMENT    xdplbTimeout = 28
 )
+
+type xdplbTimeouts struct {
+	_      structs.HostLayout
+	Ticks  [16]uint16
+	Tcp    uint16
+	TcpFin uint16
+	Udp    uint16
+	Zero   uint16
+}
 
 // Names of all BPF objects in the ELF.
 //
@@ -414,6 +434,7 @@ const (
 	xdplbMapSetScans              = "set_scans"
 	xdplbMapTableIds              = "table_ids"
 	xdplbMapTables                = "tables"
+	xdplbMapTimeouts              = "timeouts"
 	xdplbProgXdplb                = "xdplb"
 	xdplbVarFloodRate             = "flood_rate"
 	xdplbVarFlowBuckets           = "flow_buckets"
@@ -499,6 +520,7 @@ type xdplbMapSpecs struct {
 	SetScans        *ebpf.MapSpec `ebpf:"set_scans"`
 	TableIds        *ebpf.MapSpec `ebpf:"table_ids"`
 	Tables          *ebpf.MapSpec `ebpf:"tables"`
+	Timeouts        *ebpf.MapSpec `ebpf:"timeouts"`
 }
 
 // xdplbVariableSpecs contains global variables before they are loaded into the kernel.
@@ -560,6 +582,7 @@ type xdplbMaps struct {
 	SetScans        *ebpf.Map `ebpf:"set_scans"`
 	TableIds        *ebpf.Map `ebpf:"table_ids"`
 	Tables          *ebpf.Map `ebpf:"tables"`
+	Timeouts        *ebpf.Map `ebpf:"timeouts"`
 }
 
 func (m *xdplbMaps) Close() error {
@@ -588,6 +611,7 @@ func (m *xdplbMaps) Close() error {
 		m.SetScans,
 		m.TableIds,
 		m.Tables,
+		m.Timeouts,
 	)
 }
 

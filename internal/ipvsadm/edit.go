@@ -4,7 +4,6 @@ package ipvsadm
 
 import (
 	"fmt"
-	"time"
 
 	"xdplb/internal/lb"
 )
@@ -19,7 +18,7 @@ func (c Command) Edit(state *lb.State) (warnings []string, err error) {
 	case VerbClear:
 		state.Services = nil
 	case VerbSetTimeouts:
-		c.setTimeouts(&state.Timeouts)
+		state.Timeouts = state.Timeouts.With(c.Timeouts)
 	case VerbAddService, VerbEditService:
 		return nil, c.editService(state, found)
 	case VerbDeleteService, VerbZero:
@@ -49,26 +48,6 @@ func (c Command) zeroes(key lb.ServiceKey) bool {
 // Zeroed lists the services of a state whose counters the command zeroes.
 func (c Command) Zeroed(state lb.State) []lb.ServiceKey {
 	return Rules{{command: c}}.Zeroed(state)
-}
-
-func (c Command) setTimeouts(t *lb.Timeouts) {
-	defaults := lb.Timeouts{}.OrDefault()
-	for _, change := range []struct {
-		to             *time.Duration
-		value, initial time.Duration
-	}{
-		{&t.TCP, c.Timeouts.TCP, defaults.TCP},
-		{&t.TCPFin, c.Timeouts.TCPFin, defaults.TCPFin},
-		{&t.UDP, c.Timeouts.UDP, defaults.UDP},
-	} {
-		switch change.value {
-		case 0:
-		case change.initial:
-			*change.to = 0
-		default:
-			*change.to = change.value
-		}
-	}
 }
 
 func (c Command) editService(state *lb.State, found bool) error {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // ParseServiceKey reads what names a service on the command line and in files: ADDRESS:PORT (an IPv6 address in
@@ -127,6 +128,13 @@ func ParseWeight(word string) (uint32, error) {
 func ParseThreshold(word string) (uint32, error) {
 	n, err := parseNumber("threshold", word, 0, MaxThreshold)
 	return uint32(n), err
+}
+
+// ParseTimeout reads an idle timeout in seconds, 1 to what the data plane can keep. The error is an ErrInvalid and names
+// the word.
+func ParseTimeout(word string) (time.Duration, error) {
+	n, err := parseNumber("timeout", word, 1, int64(MaxIdle/time.Second))
+	return time.Duration(n) * time.Second, err
 }
 
 // ParseMAC reads the 48-bit MAC address of one host. The error is an ErrInvalid and names the word.

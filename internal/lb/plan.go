@@ -19,18 +19,19 @@ const (
 	Delete Verb = '-'
 )
 
-// Change is one step from a state to another: of a service's own columns, or of one backend.
+// Change is one step from a state to another: of a service's own columns, of one backend, or of the timeouts.
 type Change struct {
 	Verb    Verb
-	Service ServiceKey
+	Service ServiceKey // the zero key: the change is of the timeouts
 	Backend netip.Addr // the zero Addr: the change is of the service itself
 	Before  Columns    // zero for Add
 	After   Columns    // zero for Delete
 }
 
-// Columns is what a change can change: those down to OnePacket of a service, the rest of a backend. The others are
-// zero.
+// Columns is what a change can change: the timeouts, or those from Scheduler to OnePacket of a service, or the rest of a
+// backend. The others are zero.
 type Columns struct {
+	Timeouts     Timeouts
 	Ports        Ports
 	Scheduler    Scheduler
 	Flags        SchedulerFlags
@@ -41,7 +42,7 @@ type Columns struct {
 	Hop          NextHop
 }
 
-// Plan is the way from one state to another. The changes can be read, and applied, from top to bottom: services in
+// Plan is the way from one state to another. The changes can be read, and applied, from top to bottom: timeouts, services in
 // their order, a service before the backends that it gets, and after the backends that go with it.
 type Plan struct {
 	From, To State
@@ -59,6 +60,10 @@ func Diff(from, to State) Plan {
 	plan := Plan{From: from, To: to}
 	more := to.size() - from.size()
 	plan.Changes = make([]Change, 0, max(more, -more)) // so many at least
+	if from.Timeouts.OrDefault() != to.Timeouts.OrDefault() {
+		before, after := Columns{Timeouts: from.Timeouts}, Columns{Timeouts: to.Timeouts}
+		plan.Changes = append(plan.Changes, Change{Verb: Set, Before: before, After: after})
+	}
 	a, b := from.Services, to.Services
 	for len(a) > 0 || len(b) > 0 {
 		order := 0
@@ -154,8 +159,11 @@ func (b *Backend) columns() Columns {
 }
 
 // String is the change in one line: "+ service TCP 172.10.0.9:80 rr", "- backend 192.168.60.8 of TCP 172.10.0.9:80",
-// "~ backend 192.168.60.8 of TCP 172.10.0.9:80 weight 1 -> 2".
+// "~ backend 192.168.60.8 of TCP 172.10.0.9:80 weight 1 -> 2", "~ timeouts 900 120 300 -> 600 120 300".
 func (c Change) String() string {
+	if c.Service == (ServiceKey{}) {
+		return fmt.Sprintf("%c timeouts %s -> %s", c.Verb, c.Before.Timeouts, c.After.Timeouts)
+	}
 	if !c.Backend.IsValid() {
 		return fmt.Sprintf("%c service %s%s", c.Verb, c.Service, c.serviceDetail())
 	}

@@ -23,6 +23,12 @@ func apply(s *lb.State, c lb.Change) error {
 		*current = c.After
 		return nil
 	}
+	if c.Service == (lb.ServiceKey{}) {
+		columns := lb.Columns{Timeouts: s.Timeouts}
+		err := edit(&columns)
+		s.Timeouts = columns.Timeouts
+		return err
+	}
 	if c.Backend.IsValid() {
 		switch c.Verb {
 		case lb.Add:

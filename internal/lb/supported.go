@@ -5,6 +5,7 @@ package lb
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // ErrUnsupported is in the chain of every error about something that a state can say and the data plane cannot do yet.
@@ -14,8 +15,8 @@ var ErrUnsupported = errors.New("xdplb's data plane does not have it yet")
 // feature is taken out here when the data plane gets it. The error is an ErrUnsupported and names the service and the
 // feature.
 func Supported(s State) error {
-	if s.Timeouts != (Timeouts{}) {
-		return fmt.Errorf("timeouts other than %s: %w", Timeouts{}, ErrUnsupported)
+	if t := s.Timeouts; max(t.TCP, t.TCPFin, t.UDP) > MaxIdle {
+		return fmt.Errorf("timeouts %s: more than %d seconds: %w", t, MaxIdle/time.Second, ErrUnsupported)
 	}
 	for i := range s.Services {
 		service := &s.Services[i]
@@ -29,8 +30,6 @@ func Supported(s State) error {
 // unsupported names what the data plane cannot do for a service, or is "".
 func (s *Service) unsupported() string {
 	switch {
-	case s.Protocol == SCTP:
-		return "protocol sctp"
 	case s.Persistence != Persistence{}:
 		return "persistence"
 	case s.OnePacket:

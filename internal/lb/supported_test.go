@@ -20,7 +20,7 @@ func TestSupported(t *testing.T) {
 	}{
 		{func(s *lb.Service) { s.Scheduler = lb.MH }, ""},
 		{func(s *lb.Service) { s.Scheduler, s.Flags = lb.SH, lb.SHPort }, ""},
-		{func(s *lb.Service) { s.Protocol = lb.SCTP }, "service SCTP 172.10.0.9:80: protocol sctp" + later},
+		{func(s *lb.Service) { s.Protocol = lb.SCTP }, ""},
 		{func(s *lb.Service) { s.Persistence.Timeout = time.Minute }, service + "persistence" + later},
 		{func(s *lb.Service) { s.Protocol, s.OnePacket = lb.UDP, true },
 			"service UDP 172.10.0.9:80: one-packet scheduling" + later},
@@ -31,8 +31,10 @@ func TestSupported(t *testing.T) {
 		checkSupported(t, state, tt.want)
 	}
 	state := reference(t)
-	state.Timeouts.TCP = 600 * time.Second
-	checkSupported(t, state, "timeouts other than 900 120 300"+later)
+	state.Timeouts.TCP = lb.MaxIdle
+	checkSupported(t, state, "")
+	state.Timeouts.UDP = lb.MaxIdle + time.Second
+	checkSupported(t, state, "timeouts 64800 120 64801: more than 64800 seconds"+later)
 }
 
 func checkSupported(t testing.TB, state lb.State, want string) {

@@ -11,6 +11,10 @@ import (
 // MaxTimeout is the longest idle timeout that LVS takes.
 const MaxTimeout = 31 * 24 * time.Hour
 
+// MaxIdle is the longest idle timeout that the data plane can keep: its clock of idle flows begins again after
+// nineteen and a half hours.
+const MaxIdle = 18 * time.Hour
+
 // Timeouts are after how long without packets a flow is forgotten, in whole seconds up to MaxTimeout. Zero means LVS's
 // default.
 type Timeouts struct {
@@ -25,6 +29,29 @@ func (t Timeouts) OrDefault() Timeouts {
 		TCP:    cmp.Or(t.TCP, 900*time.Second),
 		TCPFin: cmp.Or(t.TCPFin, 120*time.Second),
 		UDP:    cmp.Or(t.UDP, 300*time.Second),
+	}
+}
+
+// With puts others in their places, as far as they are not zero.
+func (t Timeouts) With(others Timeouts) Timeouts {
+	return Timeouts{
+		TCP: cmp.Or(others.TCP, t.TCP), TCPFin: cmp.Or(others.TCPFin, t.TCPFin), UDP: cmp.Or(others.UDP, t.UDP),
+	}.WithoutDefaults()
+}
+
+// WithoutDefaults puts zero where there is LVS's default, which means the same: that is how a State has them.
+func (t Timeouts) WithoutDefaults() Timeouts {
+	defaults := Timeouts{}.OrDefault()
+	unless := func(value, initial time.Duration) time.Duration {
+		if value == initial {
+			return 0
+		}
+		return value
+	}
+	return Timeouts{
+		TCP:    unless(t.TCP, defaults.TCP),
+		TCPFin: unless(t.TCPFin, defaults.TCPFin),
+		UDP:    unless(t.UDP, defaults.UDP),
 	}
 }
 
