@@ -314,22 +314,22 @@ __attribute__((noinline)) __u32 choose_of_two(const struct service *service, __u
 	return lesser(draw(service, random), draw(service, random >> 32));
 }
 
-/* The backend that the scheduler takes; 0: none. */
-static __always_inline __u32 choose_by_load(const struct service *service, struct cursor *cursor,
-					    __u64 turn, __u32 tag, __u32 now)
+/*
+ * The backend that the scheduler takes, if it keeps no set; 0: none. A function of its own, not
+ * inlined, so that the verifier goes through its loops once, wherever it is called from.
+ */
+__attribute__((noinline)) __u32 choose_by_load(const struct service *service, __u64 turn, __u32 tag)
 {
-	__u32 numbers = (service->member_count + MEMBERS - 1) / MEMBERS;
 	struct search *search = my_search();
 	struct scan *scan;
+	__u32 numbers;
 
-	if (!search)
+	if (!search || !service)
 		return 0;
+	numbers = (service->member_count + MEMBERS - 1) / MEMBERS;
 	scan = &search->scan;
 	*scan = (struct scan){ .table = service->members, NOBODY };
 	switch (service->scheduler) {
-	case SCHEDULER_LBLC:
-	case SCHEDULER_LBLCR:
-		return choose_cached(service, cursor, now);
 	case SCHEDULER_TWOS:
 		return choose_of_two(service, turn, tag);
 	case SCHEDULER_SED:
@@ -565,7 +565,10 @@ static __always_inline enum reason choose(const struct service *service, struct 
 				      is_hashing(service) ? fresh->target : tag, now, fresh);
 	if (!service->members)
 		return aim(slot_of(service->table, turn % service->slots), &fresh->target);
-	id = choose_by_load(service, cursor, turn, tag, now);
+	if (is_caching(service))
+		id = choose_cached(service, cursor, now);
+	else
+		id = choose_by_load(service, turn, tag);
 	return id ? aim(id, &fresh->target) : REASON_NO_BACKEND;
 }
 

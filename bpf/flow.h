@@ -286,20 +286,21 @@ static __always_inline struct flow find_flow(struct flow_hash hash, __u32 now)
 
 /*
  * Keeps the entry alive. Writes only what changed: most packets of a flow leave its cache line
- * clean.
+ * clean. Says whether this packet makes the flow more than its first one.
  */
-static __always_inline void touch_flow(struct flow *flow, __u32 event, __u32 now)
+static __always_inline bool touch_flow(struct flow *flow, __u32 event, __u32 now)
 {
 	union entry_word next = flow->was;
 
 	next.entry.state = next_state(flow->was.entry.state, event);
 	if (next.entry.seen == (__u16)now && next.entry.state == flow->was.entry.state)
-		return;
+		return false;
 	next.entry.seen = now;
 	if (flow->way < WAYS &&
 	    __sync_val_compare_and_swap((__u64 *)&flow->bucket->entry[flow->way], flow->was.word,
 					next.word) == flow->was.word)
 		count_move(flow->was.entry, next.entry.state);
+	return is_embryonic(flow->was.entry) && !is_embryonic(next.entry);
 }
 
 /*

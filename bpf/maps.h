@@ -73,8 +73,8 @@ struct {
 } timeouts SEC(".maps");
 
 /*
- * user only (mmap): the cold columns of the backends, keyed by side * capacity + backend id. Two
- * sides. CAPACITY
+ * user writes (mmap), prog reads the weights of persistent services' backends: the cold columns of
+ * the backends, keyed by side * capacity + backend id. Two sides. CAPACITY
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -258,6 +258,26 @@ struct {
 	__type(value, struct entry);
 } fragments SEC(".maps");
 
+/*
+ * prog adds and changes, user reads, sweeps and adopts: persistence templates whose clients have
+ * sent more than one packet. CAPACITY
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct template_key);
+	__type(value, struct template);
+} templates SEC(".maps");
+
+/* prog adds and changes, user reads and sweeps: those of the other clients. CAPACITY */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 32768);
+	__type(key, struct template_key);
+	__type(value, struct template);
+} new_templates SEC(".maps");
+
 /* prog adds, user reads: packets by enum reason */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -294,6 +314,7 @@ const struct {
 	enum scheduler_flag scheduler_flag;
 	enum egress_index egress_index;
 	enum limit_bit limit_bit;
+	enum persistence persistence;
 	struct member member;
 } described SEC(".described");
 

@@ -158,7 +158,7 @@ static __always_inline bool is_settled(const struct packet *p, struct family fam
 {
 	__u32 id;
 
-	if (service->scheduler != SCHEDULER_MH || !service->slots || service->limited)
+	if (!service->settled)
 		return false;
 	id = slot_of(service->table, client_slot(p, family, service));
 	return !(id & SLOT_UNSETTLED) && aim(id, target) == REASON_TX;

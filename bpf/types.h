@@ -203,9 +203,9 @@ struct service {
 	__u32 previous;
 	__u32 settles;	  /* user only; mh: tick from which on unsettled slots may settle */
 	__u8 address[16]; /* IPv4 in the first four bytes */
-	__be16 port;
-	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP */
-	__u8 family;   /* 4 or 6 */
+	__be16 port;	  /* 0: all that no other service of the address has */
+	__u8 protocol;	  /* IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP */
+	__u8 family;	  /* 4 or 6 */
 	/*
 	 * Where the table begins of those who are chosen from by load, as pairs (struct member): the
 	 * first slot of a struct slots. 0: neither does the scheduler look at loads, nor is there a
@@ -217,7 +217,14 @@ struct service {
 	__u32 era; /* another one when the scheduler changes, so that nothing is kept from before */
 	__u8 flags;   /* enum scheduler_flag, and what only user space knows */
 	__u8 limited; /* a backend has a limit: see struct limit */
-	__u8 zero[6];
+	__u8 prefix;  /* persistent: leading bits of an address that make a client */
+	__u8 settled; /* mh with slots, neither limited nor persistent: flows need no looking up */
+	__u32 persistence; /* enum persistence; 0: the service is not persistent */
+};
+
+enum persistence {
+	PERSISTENCE_SECONDS = 0xffffff,		   /* how long a client stays with its backend */
+	PERSISTENCE_EXPIRES_QUIESCENT = 0x1000000, /* not with one of weight 0 (LVS's sysctl) */
 };
 
 /*
@@ -391,7 +398,27 @@ enum eviction {
 	EVICTION_EMBRYONIC, /* one packet and nothing after it */
 	EVICTION_SPILLED,   /* none: the new flow went to the second part of the table */
 	EVICTION_ESTABLISHED, /* a live flow, because nothing else would do */
+	EVICTION_TEMPLATE,    /* none: a persistence template was not kept, as there are too many */
 	EVICTION_COUNT,
+};
+
+/* A client of a persistent service, as far as the service tells its clients apart. */
+struct template_key {
+	__u8 client[16]; /* the address's leading bits; IPv4 in the first four bytes */
+	__u32 service;	 /* service id */
+	__u8 prefix;	 /* how many bits those are */
+	__u8 zero[3];
+} __attribute__((aligned(8)));
+
+/* Where a client's connections go: bpf/persist.h. */
+struct template
+{
+	target_t target; /* word 0 */
+	__u32 expires;	 /* word 0: tick; the template is not renewed after that */
+	__u64 witness;	 /* bucket and tag of the hash of the last connection that was opened */
+	__u32 service;	 /* that of the key */
+	__u8 check;	 /* of the witness's hash */
+	__u8 zero[3];
 };
 
 /* The fragments of one datagram; IPv4 addresses in the first four bytes. */
@@ -453,7 +480,7 @@ struct cursor {
 	__u32 era;     /* service.era, of which the set is */
 	__u32 used;    /* tick of the last new flow */
 	__u32 changed; /* tick when somebody last joined or left */
-	__u32 zero;
+	__u32 chosen; /* persistent: turns of clients without a template, by which rr and wrr choose */
 };
 
 /* Says what the pins are, and what the program was given before it was loaded. */
@@ -489,6 +516,8 @@ ASSERT_SIZE(struct interface, 16);
 ASSERT_SIZE(struct flow_key4, 16);
 ASSERT_SIZE(struct flow_key6, 40);
 ASSERT_SIZE(struct fragment_key, 40);
+ASSERT_SIZE(struct template_key, 24);
+ASSERT_SIZE(struct template, 24);
 ASSERT_SIZE(struct entry, 8);
 ASSERT_SIZE(struct bucket, 64);
 ASSERT_SIZE(struct origins, 64);

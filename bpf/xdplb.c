@@ -6,7 +6,7 @@
  *   parse     whose flow is it?                          parse.h
  *   service   is it ours?                                below
  *   find      where do its packets go already?           flow.h
- *   schedule  a new flow: which backend?                 schedule.h, balance.h
+ *   schedule  a new flow: which backend?                 schedule.h, balance.h, persist.h
  *   forward   next hop's MAC, one hop less, and out      forward.h
  *   count     every packet under exactly one reason      count.h
  */
@@ -17,6 +17,7 @@
 #include "maps.h"
 #include "parse.h"
 #include "flow.h"
+#include "persist.h"
 #include "schedule.h"
 #include "count.h"
 #include "forward.h"
@@ -148,6 +149,16 @@ static __always_inline const struct service *find_service(const struct packet *p
 }
 
 /*
+ * What tells the slot of a connection that flood mode leaves unrecorded: a hash of its flow, or of
+ * its client.
+ */
+static __always_inline __u32 flood_tag(const struct packet *p, struct family family,
+				       const struct service *service, struct flow_hash hash)
+{
+	return service->persistence ? number_client(p, family, service) : hash.tag;
+}
+
+/*
  * Schedules a packet that no flow knows, and records its flow. known: one did, but it is over or
  * its backend is gone. cursor: the service's, if it was looked up already.
  *
@@ -177,13 +188,21 @@ static __always_inline enum reason open_flow(const struct packet *p, struct fami
 	if (!service->slots)
 		return REASON_NO_BACKEND;
 	if (reckoned)
-		reason = reckon(p, family, service, hash.tag, target);
+		reason = reckon(p, family, service, flood_tag(p, family, service, hash), target);
 	else if (is_hashing(service) && !service->limited)
 		reason = aim(slot_of(service->table, client_slot(p, family, service)), target);
 	else
 		by_turn = service;
 	if (by_turn && is_hashing(service))
 		*target = client_slot(p, family, service); /* see choose */
+	if (!reason && service->persistence) {
+		reason = persist(p, family, service, cursor, hash,
+				 reckoned ? JOIN_FOLLOW :
+				 by_turn  ? JOIN_CHOOSE :
+					    JOIN_TARGET,
+				 target);
+		by_turn = NULL;
+	}
 	if (reason || !(opens || (is_established(event) && is_moving(service, cursor, now))))
 		return reason;
 	return record_flow(p, family, by_turn, opens ? cursor : NULL, hash,
@@ -204,7 +223,8 @@ static __always_inline __u32 flood_backend(const struct packet *p, struct family
 
 	if (!is_flooded(cursor, now) || !service->slots)
 		return 0;
-	id = slot_of(service->table, hashed_slot(p, family, service, hash.tag));
+	id = slot_of(service->table,
+		     hashed_slot(p, family, service, flood_tag(p, family, service, hash)));
 	/* what an unsettled slot has not recorded is taken for its previous backend's */
 	if (id & SLOT_UNSETTLED || (service->limited && is_full(id, flows_of(id))))
 		return 0;
@@ -219,6 +239,7 @@ static __always_inline enum reason place(const struct packet *p, struct family f
 	struct flow_hash hash;
 	struct cursor *cursor = NULL;
 	struct flow flow = {};
+	enum reason reason;
 
 	if (!service)
 		return REASON_NO_SERVICE;
@@ -243,13 +264,17 @@ static __always_inline enum reason place(const struct packet *p, struct family f
 		flow = find_flow(hash, now);
 		if (flow.bucket && follows(event, flow.was.entry, now)) {
 			*target = flow.was.entry.target;
-			touch_flow(&flow, event, now);
+			if (touch_flow(&flow, event, now) && service->persistence)
+				confirm(p, family, service, hash, *target);
 			return REASON_TX;
 		}
 	}
 	if (unrecorded) {
 		take_turn(cursor, now);
-		return aim(unrecorded, target);
+		reason = aim(unrecorded, target);
+		if (!reason && service->persistence)
+			reason = persist(p, family, service, cursor, hash, JOIN_FOLLOW, target);
+		return reason;
 	}
 	return open_flow(p, family, service, cursor, hash, flow.bucket != NULL, event, now, target);
 }

@@ -35,6 +35,9 @@ The file:
     - address: 172.10.0.9:80           # an IPv6 address needs quotes: "[2001:db8::64]:80"
       protocol: tcp                    # tcp, udp or sctp; default tcp
       scheduler: rr                    # as of service add; default wlc
+      persistent: 360                  # seconds, as of service add; default 0, not persistent
+      netmask: 24                      # or 255.255.255.0; default all of an address
+      expire-quiescent: true           # default false
       backends:
         - address: 192.168.60.8
           weight: 1                    # 0 to 2147483647; default 1

@@ -21,7 +21,7 @@ const connectionTableSize = 4096
 const ratePeriod = time.Second
 
 func listCommand(env *environment) *cobra.Command {
-	var numeric, stats, rate, thresholds, asJSON bool
+	var numeric, stats, rate, thresholds, persistentConn, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List services, backends and their connections, as ipvsadm -L does",
@@ -29,7 +29,8 @@ func listCommand(env *environment) *cobra.Command {
 connections, InActConn all others that are still remembered. The packets of replies are not counted: they do not pass
 the director.
 
-With --rate, the counters are read twice, one second apart.`,
+With --rate, the counters are read twice, one second apart. With --persistent-conn, PersistConn is how many clients of a
+persistent service a backend has, that is, persistence templates.`,
 		Example: `  xdplb list -n
   xdplb list -n --stats
   xdplb list --json`,
@@ -60,6 +61,8 @@ With --rate, the counters are read twice, one second apart.`,
 				return env.listing(now, ipvsadm.Stats, numeric)
 			case thresholds:
 				return env.listing(now, ipvsadm.Thresholds, numeric)
+			case persistentConn:
+				return env.listing(now, ipvsadm.PersistentConns, numeric)
 			}
 			return env.listing(now, ipvsadm.Connections, numeric)
 		}),
@@ -70,8 +73,9 @@ With --rate, the counters are read twice, one second apart.`,
 	flags.BoolVar(&stats, "stats", false, "print connections, packets and bytes since the beginning")
 	flags.BoolVar(&rate, "rate", false, "print connections, packets and bytes per second")
 	flags.BoolVar(&thresholds, "thresholds", false, "print the limits of connections")
+	flags.BoolVar(&persistentConn, "persistent-conn", false, "print how many clients stay with each backend")
 	jsonFlag(cmd, &asJSON)
-	exclusive(cmd, "stats", "rate", "thresholds")
+	exclusive(cmd, "stats", "rate", "thresholds", "persistent-conn")
 	return cmd
 }
 
@@ -89,7 +93,7 @@ func (env *environment) listing(r reading, columns ipvsadm.Columns, numeric bool
 
 func numbers(s datapath.BackendStats) ipvsadm.Numbers {
 	return ipvsadm.Numbers{
-		Active: s.Active, Inactive: s.Inactive,
+		Active: s.Active, Inactive: s.Inactive, Persistent: s.Persistent,
 		Connections: s.Connections, Packets: s.Packets, Bytes: s.Bytes,
 	}
 }

@@ -31,13 +31,16 @@ func (env *environment) replace(wanted lb.State, forget bool, commit func(pinDir
 }
 
 // keepHops gives the backends of wanted the next hops that they have in current, unless wanted gives them one, or
-// another interface.
+// another interface. Unless what is there is to be forgotten, persistent services keep what LVS's words cannot say.
 func keepHops(wanted, current lb.State, forget bool) {
 	for i := range wanted.Services {
 		service := &wanted.Services[i]
 		before, ok := current.Service(service.ServiceKey)
 		if !ok {
 			continue
+		}
+		if service.Persistence.Timeout != 0 && !forget {
+			service.Persistence.ExpireQuiescent = before.Persistence.ExpireQuiescent
 		}
 		for j := range service.Backends {
 			hop := &service.Backends[j].Hop

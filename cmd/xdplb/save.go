@@ -20,7 +20,7 @@ func saveCommand(env *environment) *cobra.Command {
 Of services of several ports, only "xdplb restore" understands the option --port. Timeouts that are not LVS's defaults
 are the first line, which ipvsadm does not print, but reads.
 
-The format has no place for MAC addresses given by hand; "xdplb apply" reads one that does.`,
+The format has no place for MAC addresses given by hand, nor for --expire-quiescent; "xdplb apply" reads one that does.`,
 		Example: `  xdplb save > /etc/xdplb.rules`,
 		Args:    takes(),
 		RunE: env.action(func([]string) error {
@@ -28,8 +28,11 @@ The format has no place for MAC addresses given by hand; "xdplb apply" reads one
 			if err != nil {
 				return err
 			}
-			var byHand []string
+			var byHand, expiring []string
 			for _, service := range state.Services {
+				if service.Persistence.ExpireQuiescent {
+					expiring = append(expiring, service.ServiceKey.String())
+				}
 				for _, backend := range service.Backends {
 					if backend.Hop.Static {
 						byHand = append(byHand, backend.Addr.String())
@@ -38,6 +41,9 @@ The format has no place for MAC addresses given by hand; "xdplb apply" reads one
 			}
 			if byHand != nil {
 				env.warn("MAC addresses given by hand are not saved: those of %s", strings.Join(byHand, ", "))
+			}
+			if expiring != nil {
+				env.warn("--expire-quiescent is not saved: that of %s", strings.Join(expiring, ", "))
 			}
 			if state.Timeouts != (lb.Timeouts{}) {
 				if _, err := fmt.Fprintf(env.stdout, "--set %s\n", state.Timeouts); err != nil {

@@ -41,21 +41,32 @@ const schedulersHelp = `Schedulers:
 
 func serviceAddCommand(env *environment) *cobra.Command {
 	scheduler := lb.DefaultScheduler
-	var ports portsFlag
+	var (
+		ports       portsFlag
+		persistence persistenceFlags
+	)
 	cmd := serviceVerb(env, &cobra.Command{
 		Use:   "add ADDRESS:PORT",
 		Short: "Add a service without backends",
-		Long:  "Add a service without backends.\n\n" + portsHelp + "\n\n" + schedulersHelp,
+		Long: `Add a service without backends. Port 0 is every port of the address that no other service of the protocol has; only a
+persistent service can have it.
+
+` + portsHelp + "\n\n" + persistenceHelp + "\n\n" + schedulersHelp,
 		Example: `  xdplb service add 172.10.0.9:80
   xdplb service add 172.10.0.9:53 --protocol udp --scheduler wrr
+  xdplb service add 172.10.0.9:0 --persistent=600 --netmask 24
   xdplb service add [2001:db8::64]:443 --scheduler mh
   xdplb service add 172.10.0.9 --port 8000-8099,443`,
 	}, &scheduler, func(state *lb.State, key lb.ServiceKey) error {
 		service := lb.Service{ServiceKey: key, Scheduler: scheduler}
 		ports.edit(&service)
+		if err := persistence.edit(&service); err != nil {
+			return err
+		}
 		return state.AddService(service)
 	})
 	ports.add(cmd)
+	persistence.add(cmd)
 	run := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return run(cmd, []string{ports.complete(args[0])}) }
 	return cmd
@@ -64,31 +75,35 @@ func serviceAddCommand(env *environment) *cobra.Command {
 func serviceSetCommand(env *environment) *cobra.Command {
 	scheduler := lb.DefaultScheduler
 	var (
-		ports portsFlag
-		cmd   *cobra.Command
+		ports       portsFlag
+		persistence persistenceFlags
+		cmd         *cobra.Command
 	)
 	cmd = serviceVerb(env, &cobra.Command{
-		Use:   "set ADDRESS:PORT [--scheduler NAME] [--port PORTS]",
-		Short: "Change a service's scheduler or ports",
-		Long: `Change a service's scheduler or ports; what is not given stays as it is. Connections stay with their backends, as long as
+		Use:   "set ADDRESS:PORT [--scheduler NAME] [--port PORTS] [--persistent=SECONDS] ...",
+		Short: "Change a service's scheduler, ports or persistence",
+		Long: `Change a service's scheduler, ports or persistence; what is not given stays as it is. Connections stay with their backends, as long as
 their port is the service's; new ones are scheduled anew.
 
-` + portsHelp + "\n\n" + schedulersHelp,
+` + portsHelp + "\n\n" + persistenceHelp + "\n\n" + schedulersHelp,
 		Example: `  xdplb service set 172.10.0.9:80 --scheduler wrr
   xdplb service set 172.10.0.9:80 --port 80,8080-8089
-  xdplb service set 172.10.0.9:80 --port 80`,
+  xdplb service set 172.10.0.9:80 --port 80
+  xdplb service set 172.10.0.9:80 --persistent=600 --expire-quiescent
+  xdplb service set 172.10.0.9:80 --persistent=0`,
 	}, &scheduler, func(state *lb.State, key lb.ServiceKey) error {
 		return state.SetService(key, func(service *lb.Service) error {
 			if cmd.Flags().Changed("scheduler") {
 				service.Scheduler = scheduler
 			}
 			ports.edit(service)
-			return nil
+			return persistence.edit(service)
 		})
 	})
 	cmd.Flags().Lookup("scheduler").DefValue = ""
 	ports.add(cmd)
-	requireAnyFlag(cmd, "scheduler", "port")
+	persistence.add(cmd)
+	requireAnyFlag(cmd, "scheduler", "port", "persistent", "netmask", "expire-quiescent")
 	return cmd
 }
 
@@ -151,10 +166,11 @@ func serviceListCommand(env *environment) *cobra.Command {
 			if asJSON {
 				return env.json(serviceViews(state, attached))
 			}
-			rows := [][]string{{"PROTOCOL", "SERVICE", "PORTS", "SCHEDULER", "BACKENDS"}}
+			rows := [][]string{{"PROTOCOL", "SERVICE", "PORTS", "SCHEDULER", "PERSISTENT", "BACKENDS"}}
 			for _, s := range state.Services {
 				rows = append(rows, []string{
-					s.Protocol.String(), s.Addr.String(), portsText(s), s.Scheduler.String(), strconv.Itoa(len(s.Backends)),
+					s.Protocol.String(), s.Addr.String(), portsText(s), s.Scheduler.String(), persistenceText(s),
+					strconv.Itoa(len(s.Backends)),
 				})
 			}
 			return env.table(rows)

@@ -79,6 +79,7 @@ type evictionsView struct {
 	Embryonic   uint64 `json:"embryonic"`
 	Spilled     uint64 `json:"spilled"`
 	Established uint64 `json:"established"`
+	Template    uint64 `json:"template"` // persistence templates that were not kept
 }
 
 func newFlowsView(f datapath.FlowStatus) flowsView {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"time"
 
 	"xdplb/internal/datapath"
 	"xdplb/internal/lb"
@@ -19,6 +20,9 @@ type serviceView struct {
 	Port      uint16        `json:"port"`
 	Ports     string        `json:"ports,omitempty"` // all of them, if there are several: "443,8000-8099"
 	Scheduler string        `json:"scheduler"`
+	Persists  int64         `json:"persistent_seconds,omitempty"` // left out: the service is not persistent
+	Prefix    *uint8        `json:"persistent_prefix,omitempty"`  // bits of an address that make a client
+	Expires   bool          `json:"expire_quiescent,omitempty"`
 	Total     *trafficView  `json:"total,omitempty"`
 	PerSecond *trafficView  `json:"per_second,omitempty"`
 	Backends  []backendView `json:"backends"`
@@ -37,6 +41,7 @@ type backendView struct {
 	Local     bool         `json:"local,omitempty"` // the director itself
 	Active    *uint64      `json:"active_connections,omitempty"`
 	Inactive  *uint64      `json:"inactive_connections,omitempty"`
+	Templates *uint64      `json:"persistent_connections,omitempty"` // persistence templates, if the service is persistent
 	Total     *trafficView `json:"total,omitempty"`
 	PerSecond *trafficView `json:"per_second,omitempty"`
 }
@@ -58,6 +63,9 @@ func serviceViews(state lb.State, attached interfaces) []serviceView {
 			Ports:     string(s.Ports),
 			Scheduler: s.Scheduler.String(),
 			Backends:  make([]backendView, 0, len(s.Backends)),
+		}
+		if p := s.Persistence; p.Timeout != 0 {
+			view.Persists, view.Prefix, view.Expires = int64(p.Timeout/time.Second), &p.Prefix, p.ExpireQuiescent
 		}
 		for _, b := range s.Backends {
 			view.Backends = append(view.Backends, newBackendView(b, attached))
@@ -84,6 +92,9 @@ func (v *serviceView) setTotals(stats datapath.ServiceStats) {
 		of := stats.Backends[b.Address]
 		total := trafficView(of.Counters)
 		b.Total, b.Active, b.Inactive = &total, &of.Active, &of.Inactive
+		if v.Persists != 0 {
+			b.Templates = &of.Persistent
+		}
 	}
 }
 

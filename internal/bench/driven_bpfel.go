@@ -79,7 +79,7 @@ type drivenCursor struct {
 	Era        uint32
 	Used       uint32
 	Changed    uint32
-	Zero       uint32
+	Chosen     uint32
 }
 
 type drivenEgress struct {
@@ -221,7 +221,9 @@ type drivenService struct {
 	Era         uint32
 	Flags       uint8
 	Limited     uint8
-	Zero        [6]uint8
+	Prefix      uint8
+	Settled     uint8
+	Persistence uint32
 }
 
 type drivenServiceBucket struct {
@@ -270,6 +272,24 @@ type drivenSetScan struct {
 	Spare  uint32
 }
 
+type drivenTemplate struct {
+	_       structs.HostLayout
+	Target  uint32
+	Expires uint32
+	Witness uint64
+	Service uint32
+	Check   uint8
+	Zero    [3]uint8
+}
+
+type drivenTemplateKey struct {
+	_       structs.HostLayout
+	Client  [16]uint8
+	Service uint32
+	Prefix  uint8
+	Zero    [3]uint8
+}
+
 type drivenTimeouts struct {
 	_      structs.HostLayout
 	Ticks  [16]uint16
@@ -298,6 +318,7 @@ const (
 	drivenMapLimits                = "limits"
 	drivenMapLoads                 = "loads"
 	drivenMapMeta                  = "meta"
+	drivenMapNewTemplates          = "new_templates"
 	drivenMapPortRanges            = "port_ranges"
 	drivenMapReasons               = "reasons"
 	drivenMapRetiredCounters       = "retired_counters"
@@ -307,9 +328,11 @@ const (
 	drivenMapSetScans              = "set_scans"
 	drivenMapTableIds              = "table_ids"
 	drivenMapTables                = "tables"
+	drivenMapTemplates             = "templates"
 	drivenMapTimeouts              = "timeouts"
 	drivenProgDrivenXdplb          = "driven_xdplb"
 	drivenProgXdplb                = "xdplb"
+	drivenVarBackendsPerSide       = "backends_per_side"
 	drivenVarDriver                = "driver"
 	drivenVarFloodRate             = "flood_rate"
 	drivenVarFlowBuckets           = "flow_buckets"
@@ -387,6 +410,7 @@ type drivenMapSpecs struct {
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Loads           *ebpf.MapSpec `ebpf:"loads"`
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
+	NewTemplates    *ebpf.MapSpec `ebpf:"new_templates"`
 	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	RetiredCounters *ebpf.MapSpec `ebpf:"retired_counters"`
@@ -396,6 +420,7 @@ type drivenMapSpecs struct {
 	SetScans        *ebpf.MapSpec `ebpf:"set_scans"`
 	TableIds        *ebpf.MapSpec `ebpf:"table_ids"`
 	Tables          *ebpf.MapSpec `ebpf:"tables"`
+	Templates       *ebpf.MapSpec `ebpf:"templates"`
 	Timeouts        *ebpf.MapSpec `ebpf:"timeouts"`
 }
 
@@ -403,6 +428,7 @@ type drivenMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type drivenVariableSpecs struct {
+	BackendsPerSide       *ebpf.VariableSpec `ebpf:"backends_per_side"`
 	Driver                *ebpf.VariableSpec `ebpf:"driver"`
 	FloodRate             *ebpf.VariableSpec `ebpf:"flood_rate"`
 	FlowBuckets           *ebpf.VariableSpec `ebpf:"flow_buckets"`
@@ -450,6 +476,7 @@ type drivenMaps struct {
 	Limits          *ebpf.Map `ebpf:"limits"`
 	Loads           *ebpf.Map `ebpf:"loads"`
 	Meta            *ebpf.Map `ebpf:"meta"`
+	NewTemplates    *ebpf.Map `ebpf:"new_templates"`
 	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	RetiredCounters *ebpf.Map `ebpf:"retired_counters"`
@@ -459,6 +486,7 @@ type drivenMaps struct {
 	SetScans        *ebpf.Map `ebpf:"set_scans"`
 	TableIds        *ebpf.Map `ebpf:"table_ids"`
 	Tables          *ebpf.Map `ebpf:"tables"`
+	Templates       *ebpf.Map `ebpf:"templates"`
 	Timeouts        *ebpf.Map `ebpf:"timeouts"`
 }
 
@@ -479,6 +507,7 @@ func (m *drivenMaps) Close() error {
 		m.Limits,
 		m.Loads,
 		m.Meta,
+		m.NewTemplates,
 		m.PortRanges,
 		m.Reasons,
 		m.RetiredCounters,
@@ -488,6 +517,7 @@ func (m *drivenMaps) Close() error {
 		m.SetScans,
 		m.TableIds,
 		m.Tables,
+		m.Templates,
 		m.Timeouts,
 	)
 }
@@ -496,6 +526,7 @@ func (m *drivenMaps) Close() error {
 //
 // It can be passed to loadDrivenObjects or ebpf.CollectionSpec.LoadAndAssign.
 type drivenVariables struct {
+	BackendsPerSide       *ebpf.Variable `ebpf:"backends_per_side"`
 	Driver                *ebpf.Variable `ebpf:"driver"`
 	FloodRate             *ebpf.Variable `ebpf:"flood_rate"`
 	FlowBuckets           *ebpf.Variable `ebpf:"flow_buckets"`

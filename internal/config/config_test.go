@@ -159,13 +159,13 @@ func TestReadRefuses(t *testing.T) {
 		{"services: []\nservice: []\n", `f:2:1: unknown key "service": want timeouts, services`},
 		{"services: []\nservices: []\n", "f:2:1: key services is given twice"},
 		{"services: []\n---\nservices: []\n", "f:2:1: a second document: want one"},
-		{"services:\n  - web\n", `f:2:5: want keys (address, ports, protocol, scheduler, backends), got the text "web"`},
+		{"services:\n  - web\n", `f:2:5: want keys (address, ports, protocol, scheduler, persistent, netmask, expire-quiescent, backends), got the text "web"`},
 		{"services:\n  - scheduler: rr\n", "f:2:5: the service has no address"},
-		{"services:\n  - adress: 172.10.0.9:80\n", `f:2:5: unknown key "adress": want address, ports, protocol, scheduler, backends`},
+		{"services:\n  - adress: 172.10.0.9:80\n", `f:2:5: unknown key "adress": want address, ports, protocol, scheduler, persistent, netmask, expire-quiescent, backends`},
 		{"services:\n  - address: 172.10.0.9\n    ports: 90-80\n", `f:3:12: ports "90-80": the first is above the last`},
 		{"services:\n  - address: 172.10.0.9\n    ports: [80]\n", "f:3:12: ports: want text, got a list"},
 		{"services:\n  - address: 172.10.0.9\n", `f:2:14: service "172.10.0.9" has no port: want ADDRESS:PORT`},
-		{"services:\n  - address: 172.10.0.9:70000\n", "f:2:14: port 70000: want 1 to 65535"},
+		{"services:\n  - address: 172.10.0.9:70000\n", "f:2:14: port 70000: want 0 to 65535"},
 		{"services:\n  - address: 80\n", "f:2:14: address: want text, got the number 80"},
 		{"services:\n  - address: [172.10.0.9:80]\n", "f:2:14: address: want text, got a list"},
 		{service + "    protocol: icmp\n", `f:3:15: unknown protocol "icmp": want tcp, udp or sctp`},
@@ -194,7 +194,7 @@ func TestReadRefuses(t *testing.T) {
 		{backend + "      - address: 192.168.60.8\n", "f:5:9: backend 192.168.60.8 of TCP 172.10.0.9:80 already exists, at f:4:18"},
 		{backend + "      - address: 2001:db8::8\n", "f:5:18: backend 2001:db8::8 is IPv6, the service TCP 172.10.0.9:80 is IPv4"},
 		{backend + "      - address: 224.0.0.1\n", "f:5:18: backend 224.0.0.1 is a multicast address"},
-		{"services: &a\n  - *a\n", "f:1:11: want keys (address, ports, protocol, scheduler, backends), got a list"},
+		{"services: &a\n  - *a\n", "f:1:11: want keys (address, ports, protocol, scheduler, persistent, netmask, expire-quiescent, backends), got a list"},
 	} {
 		file, err := config.Read("f", strings.NewReader(tt.text))
 		if err == nil || err.Error() != tt.want {

@@ -112,7 +112,7 @@ func (d *decoder) timeouts(n *yaml.Node) (t lb.Timeouts, err error) {
 }
 
 func (d *decoder) service(n *yaml.Node) (Service, error) {
-	values, err := d.mapping(n, "address", "ports", "protocol", "scheduler", "backends")
+	values, err := d.mapping(n, "address", "ports", "protocol", "scheduler", "persistent", "netmask", "expire-quiescent", "backends")
 	if err != nil {
 		return Service{}, err
 	}
@@ -150,6 +150,9 @@ func (d *decoder) service(n *yaml.Node) (Service, error) {
 	if len(ranges) > 0 {
 		service.Ports = lb.NewPorts(service.Addr.Port(), ranges...)
 	}
+	if err := d.persistence(values, &service); err != nil {
+		return Service{}, err
+	}
 	if list, ok := values["backends"]; ok {
 		service.Backends, err = d.backendList(list, &service)
 	}
@@ -162,6 +165,62 @@ func (d *decoder) ports(n *yaml.Node, parse func(word string) error) error {
 		return d.number(n, "ports", parse)
 	}
 	return d.text(n, "ports", parse)
+}
+
+// persistence decodes what a service says of it. All else of a service is known.
+func (d *decoder) persistence(values map[string]*yaml.Node, service *Service) error {
+	p := &service.Persistence
+	err := d.number(values["persistent"], "persistent", func(word string) (err error) {
+		p.Timeout, err = lb.ParsePersistence(word)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, key := range []string{"netmask", "expire-quiescent"} {
+		if n, ok := values[key]; ok && p.Timeout == 0 {
+			return d.errorf(resolve(n), "%s needs persistent, with more than 0 seconds", key)
+		}
+	}
+	if p.Timeout == 0 {
+		return d.valid(values["address"], service)
+	}
+	p.Prefix = uint8(service.Addr.Addr().BitLen())
+	granularity := func(word string) (err error) {
+		p.Prefix, err = lb.ParseGranularity(word)
+		return err
+	}
+	mask := values["netmask"]
+	if mask != nil && resolve(mask).ShortTag() == "!!str" {
+		err = d.text(mask, "netmask", granularity)
+	} else {
+		err = d.number(mask, "netmask", granularity)
+	}
+	if err != nil {
+		return err
+	}
+	err = d.scalar(values["expire-quiescent"], "expire-quiescent", "!!bool", "true or false", func(word string) error {
+		p.ExpireQuiescent = strings.EqualFold(word, "true")
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if mask != nil {
+		return d.valid(mask, service)
+	}
+	return d.valid(values["address"], service)
+}
+
+// valid asks lb whether there may be such a service. What is wrong is told of a node.
+func (d *decoder) valid(at *yaml.Node, service *Service) error {
+	_, err := lb.NewState([]lb.Service{{
+		ServiceKey: service.ServiceKey, Scheduler: service.Scheduler, Persistence: service.Persistence,
+	}})
+	if err != nil {
+		return d.errorf(resolve(at), "%w", err)
+	}
+	return nil
 }
 
 func (d *decoder) backendList(n *yaml.Node, service *Service) ([]Backend, error) {
@@ -248,7 +307,8 @@ func (d *decoder) backend(n *yaml.Node, service *Service) (Backend, error) {
 // fits asks lb whether a backend may belong to a service.
 func fits(service *Service, addr netip.Addr) error {
 	_, err := lb.NewState([]lb.Service{{
-		ServiceKey: service.ServiceKey, Scheduler: service.Scheduler, Backends: []lb.Backend{{Addr: addr}},
+		ServiceKey: service.ServiceKey, Scheduler: service.Scheduler, Persistence: service.Persistence,
+		Backends: []lb.Backend{{Addr: addr}},
 	}})
 	return err
 }

@@ -11,6 +11,9 @@
 //	    ports: 80,8000-8099              # if there are several; the address may do without a port then
 //	    protocol: tcp                    # tcp, udp or sctp; default tcp
 //	    scheduler: rr                    # as of service add; default wlc
+//	    persistent: 360                  # seconds that a client stays with its backend; default 0, not at all
+//	    netmask: 24                      # with persistent: bits that make a client, or 255.255.255.0; default all
+//	    expire-quiescent: true           # with persistent: not with a backend of weight 0; default false
 //	    backends:                        # default none
 //	      - address: 192.168.60.8
 //	        weight: 1                    # 0 to 2147483647; default 1

@@ -19,9 +19,10 @@ type File struct {
 // Service is a virtual service of the file.
 type Service struct {
 	lb.ServiceKey
-	Ports     lb.Ports
-	Scheduler lb.Scheduler
-	Backends  []Backend
+	Ports       lb.Ports
+	Scheduler   lb.Scheduler
+	Persistence lb.Persistence
+	Backends    []Backend
 }
 
 // Backend is a real server of the file. What was not given is zero; the weight is 1 then.
@@ -43,7 +44,10 @@ type Backend struct {
 func (f File) State(hop func(Backend) (lb.NextHop, error)) (lb.State, error) {
 	services := make([]lb.Service, len(f.Services))
 	for i, s := range f.Services {
-		services[i] = lb.Service{ServiceKey: s.ServiceKey, Ports: s.Ports, Scheduler: s.Scheduler, Backends: make([]lb.Backend, len(s.Backends))}
+		services[i] = lb.Service{
+			ServiceKey: s.ServiceKey, Ports: s.Ports, Scheduler: s.Scheduler, Persistence: s.Persistence,
+			Backends: make([]lb.Backend, len(s.Backends)),
+		}
 		for j, b := range s.Backends {
 			next, err := hop(b)
 			if err != nil {

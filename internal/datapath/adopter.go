@@ -50,7 +50,7 @@ func (a *adopter) adopt(s *stranger, done *Adoption) error {
 
 // room finds the bucket and the way that a flow gets, unless it is known. The bucket is locked, as home is.
 func (a *adopter) room(home uint32, hash flowHash) (bucket uint32, way int, known bool, err error) {
-	way, found := a.find(home, hash)
+	way, found := a.bucket(home).find(hash)
 	switch {
 	case found:
 		return home, way, a.isAlive(home, way), nil
@@ -80,11 +80,10 @@ func (a *adopter) entry(s *stranger, hash flowHash) xdplbEntry {
 func (a *adopter) bucket(index uint32) *xdplbBucket { return &a.table.buckets.values[index] }
 
 // find is way_of.
-func (a *adopter) find(index uint32, hash flowHash) (way int, found bool) {
-	bucket := a.bucket(index)
-	for way := range bucket.Entry {
-		entry := bucket.load(way)
-		if entry != (xdplbEntry{}) && atomic.LoadUint32(&bucket.Tag[way]) == hash.tag && entry.Check&^counted == hash.check {
+func (b *xdplbBucket) find(hash flowHash) (way int, found bool) {
+	for way := range b.Entry {
+		entry := b.load(way)
+		if entry != (xdplbEntry{}) && atomic.LoadUint32(&b.Tag[way]) == hash.tag && entry.Check&^counted == hash.check {
 			return way, true
 		}
 	}
@@ -104,7 +103,7 @@ func (a *adopter) takeSpilled(home uint32, hash flowHash) (known bool) {
 		return false
 	}
 	index := a.d.meta.FlowBuckets + hash.spill(a.d.meta.SpillBuckets)
-	way, found := a.find(index, hash)
+	way, found := a.bucket(index).find(hash)
 	if !found || a.isAlive(index, way) {
 		return found
 	}

@@ -215,8 +215,8 @@ func (l *leftover) forget() error {
 	copy(l.d.retired.side(other), l.d.retired.side(live))
 	copy(l.d.serviceBuckets.side(other), l.d.bucketsFor(other))
 	copy(l.d.portRanges.side(other), l.d.rangesFor(other))
-	l.d.config.store(configAllPorts+int(other), l.d.config.load(configAllPorts+int(live)))
 	l.d.config.store(configMultiplier+int(other), l.d.config.load(configMultiplier+int(live)))
+	l.d.config.store(configAllPorts+int(other), l.d.config.load(configAllPorts+int(live)))
 	l.d.config.store(configTidy, l.epoch+1)
 	return nil
 }

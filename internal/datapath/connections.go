@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -11,7 +12,8 @@ import (
 	"xdplb/internal/lb"
 )
 
-// Connection is a flow that packets follow.
+// Connection is a flow that packets follow, or a persistence template: the client's address is that of a network then, its
+// port is 0, and VIPPort is the service's.
 type Connection struct {
 	Service lb.ServiceKey
 	Client  netip.AddrPort
@@ -23,8 +25,9 @@ type Connection struct {
 
 // ConnectionList lists the live flows of the services that there were when it was opened.
 type ConnectionList struct {
-	table  *flowTable
-	owners []owner
+	table     *flowTable
+	templates *templates
+	owners    []owner
 }
 
 // Connections opens a list of the live flows. It outlives the Datapath, so that who passes it on to a slow reader need
@@ -38,15 +41,34 @@ func (d *Datapath) Connections() (*ConnectionList, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the flow table: %w", err)
 	}
-	return &ConnectionList{table, d.owners(live)}, nil
+	templates, err := d.openTemplates(table).clone()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the persistence templates: %w", err), table.close())
+	}
+	return &ConnectionList{table, templates, d.owners(live)}, nil
 }
 
 // Close closes the list.
-func (l *ConnectionList) Close() error { return l.table.close() }
+func (l *ConnectionList) Close() error { return errors.Join(l.table.close(), l.templates.close()) }
 
-// Walk calls visit for every live flow, in no order, until it says false. Flows that come or go meanwhile may be missed.
-// It needs no more memory for more flows.
-func (l *ConnectionList) Walk(visit func(Connection) bool) {
+// Walk calls visit for every live flow, in no order, and then for every live template, until it says false. Those that come
+// or go meanwhile may be missed. It needs no more memory for more of them.
+func (l *ConnectionList) Walk(visit func(Connection) bool) error {
+	goesOn := true
+	l.walkFlows(func(c Connection) bool {
+		goesOn = visit(c)
+		return goesOn
+	})
+	if !goesOn {
+		return nil
+	}
+	if err := l.walkTemplates(visit); err != nil {
+		return fmt.Errorf("reading the persistence templates: %w", err)
+	}
+	return nil
+}
+
+func (l *ConnectionList) walkFlows(visit func(Connection) bool) {
 	table := l.table
 	table.walk(func(bucket, way int, entry xdplbEntry) bool {
 		owner := l.owners[entry.backend()]

@@ -113,6 +113,12 @@ func (c Capacity) floodRate() uint32 { return max(c.Flows/16, 1024) }
 // portRanges is how many ranges of ports the services together may have.
 func portRanges(meta *xdplbMeta) uint32 { return max(4*meta.Services, 1024) }
 
+// templates is how many persistence templates there can be of clients that have sent more than one packet, and of others:
+// of these enough for those of half a second at the flood rate, after which the client's next packet has come.
+func (c Capacity) templates() (kept, fresh uint32) {
+	return max(c.Flows/4, 4096), max(c.floodRate()/2, 4096)
+}
+
 // size gives the maps their sizes, and the program its constants.
 func size(spec *ebpf.CollectionSpec, meta *xdplbMeta) error {
 	var specs xdplbSpecs
@@ -121,6 +127,7 @@ func size(spec *ebpf.CollectionSpec, meta *xdplbMeta) error {
 	}
 	capacity := Capacity{meta.Flows, meta.Services, meta.Backends}
 	buckets := meta.FlowBuckets + meta.SpillBuckets
+	templates, newTemplates := capacity.templates()
 	for m, entries := range map[*ebpf.MapSpec]uint32{
 		specs.Flows:           buckets,
 		specs.FlowOrigins:     buckets,
@@ -135,6 +142,8 @@ func size(spec *ebpf.CollectionSpec, meta *xdplbMeta) error {
 		specs.BackendCounters: capacity.backendIDs(),
 		specs.Loads:           capacity.backendIDs(),
 		specs.Limits:          capacity.backendIDs(),
+		specs.Templates:       templates,
+		specs.NewTemplates:    newTemplates,
 	} {
 		m.MaxEntries = entries
 	}
@@ -145,6 +154,7 @@ func size(spec *ebpf.CollectionSpec, meta *xdplbMeta) error {
 		specs.PortRangesPerSide:     portRanges(meta),
 		specs.FloodRate:             meta.FloodRate,
 		specs.HashKeys:              meta.HashKeys,
+		specs.BackendsPerSide:       capacity.backendIDs(),
 		specs.WeaklyOrdered:         runtime.GOARCH != "amd64",
 	} {
 		if err := v.Set(value); err != nil {

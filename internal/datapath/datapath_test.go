@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
@@ -119,6 +120,16 @@ func randomState(t testing.TB, random *rand.Rand, services, backends, ifindex in
 		service := lb.Service{
 			ServiceKey: key, Scheduler: lb.Schedulers()[random.IntN(14)], Flags: lb.SchedulerFlags(random.IntN(8)),
 		}
+		if random.IntN(3) == 0 {
+			service.Persistence = lb.Persistence{
+				Timeout: time.Duration(1+random.IntN(9999)) * time.Second, Prefix: uint8(1 + random.IntN(key.Addr.Addr().BitLen())),
+				ExpireQuiescent: random.IntN(2) == 0,
+			}
+			if random.IntN(2) == 0 && !seen[withPort0(key)] {
+				service.ServiceKey = withPort0(key)
+				seen[service.ServiceKey] = true
+			}
+		}
 		for n := range random.IntN(backends + 1) {
 			if random.IntN(3) > 0 {
 				service.Backends = append(service.Backends, randomBackend(random, address(is6, 2, n), ifindex))
@@ -132,6 +143,11 @@ func randomState(t testing.TB, random *rand.Rand, services, backends, ifindex in
 	}
 	state.Timeouts = someTimeouts()[random.IntN(3)]
 	return state
+}
+
+func withPort0(key lb.ServiceKey) lb.ServiceKey {
+	key.Addr = netip.AddrPortFrom(key.Addr.Addr(), 0)
+	return key
 }
 
 func randomBackend(random *rand.Rand, addr netip.Addr, ifindex int) lb.Backend {
@@ -319,7 +335,15 @@ func checkDirectory(t testing.TB, d *Datapath, live *configuration) {
 	if found != len(live.services) {
 		t.Errorf("%d services stand in the buckets, want %d", found, len(live.services))
 	}
-	multiplier := d.config.load(configMultiplier + int(at))
+	multiplier, allPorts := d.config.load(configMultiplier+int(at)), uint64(0)
+	for key := range live.services {
+		if key.Addr.Port() == 0 {
+			allPorts++
+		}
+	}
+	if got := d.config.load(configAllPorts+int(at)) & (1<<allPortsRangesShift - 1); got != allPorts {
+		t.Errorf("%d services of all ports are noted, want %d", got, allPorts)
+	}
 	for key, s := range live.services {
 		if s.ports != "" {
 			continue // readPorts has found it by its ranges

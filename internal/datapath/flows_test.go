@@ -196,7 +196,7 @@ func TestFlowStatus(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := FlowStatus{
-		Live: 5, Expired: 4, Evictions: Evictions{Expired: 11, Embryonic: 12, Spilled: 13, Established: 14},
+		Live: 5, Expired: 4, Evictions: Evictions{Expired: 11, Embryonic: 12, Spilled: 13, Established: 14, Template: 15},
 		FloodRate: 1024, Floods: 4, Flooded: []lb.ServiceKey{state.Services[0].ServiceKey},
 	}
 	if diff := cmp.Diff(want, status.Flows, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {

@@ -5,6 +5,7 @@ package datapath
 import (
 	"encoding/binary"
 	"net/netip"
+	"time"
 
 	"xdplb/internal/lb"
 )
@@ -25,6 +26,32 @@ func (s *xdplbService) key() lb.ServiceKey {
 		Addr:     netip.AddrPortFrom(toAddr(s.Address, s.Family), fromPort(s.Port)),
 		Protocol: lb.Protocol(s.Protocol),
 	}
+}
+
+// setPersistence writes how a service keeps its clients.
+func (s *xdplbService) setPersistence(p lb.Persistence) {
+	s.Persistence, s.Prefix = uint32(p.Timeout/time.Second), p.Prefix
+	if p.ExpireQuiescent {
+		s.Persistence |= uint32(xdplbPersistencePERSISTENCE_EXPIRES_QUIESCENT)
+	}
+}
+
+// persistence reads it back.
+func (s *xdplbService) persistence() lb.Persistence {
+	return lb.Persistence{
+		Timeout:         time.Duration(s.Persistence&uint32(xdplbPersistencePERSISTENCE_SECONDS)) * time.Second,
+		Prefix:          s.Prefix,
+		ExpireQuiescent: s.Persistence&uint32(xdplbPersistencePERSISTENCE_EXPIRES_QUIESCENT) != 0,
+	}
+}
+
+func (s *xdplbService) isPersistent() bool { return s.Persistence != 0 }
+
+// templateKey is the key of a client's template: masked in persist.h.
+func (s *xdplbService) templateKey(client netip.Addr) xdplbTemplateKey {
+	key := xdplbTemplateKey{Service: s.Id, Prefix: s.Prefix}
+	key.Client, _ = fromAddr(netip.PrefixFrom(client, int(s.Prefix)).Masked().Addr())
+	return key
 }
 
 // Bits of a service's key word (types.h).

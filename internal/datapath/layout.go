@@ -295,6 +295,7 @@ func (p *planner) addService(wanted *lb.Service) (err error) {
 	now := &service{backends: make([]*backend, 0, len(wanted.Backends))}
 	now.setKey(wanted.ServiceKey)
 	now.Scheduler, now.Flags, now.Era = uint32(wanted.Scheduler), uint8(wanted.Flags), uint32(p.live.epoch+1)
+	now.setPersistence(wanted.Persistence)
 	if was != nil && was.Scheduler == now.Scheduler {
 		now.Era = was.Era
 	}
@@ -319,6 +320,10 @@ func (p *planner) addService(wanted *lb.Service) (err error) {
 	now.sort()
 	if err := p.addTable(was, now); err != nil {
 		return fmt.Errorf("service %s: %w", wanted.ServiceKey, err)
+	}
+	now.Settled = 0
+	if now.Scheduler == uint32(lb.MH) && now.Slots > 0 && !now.isPersistent() && now.Limited == 0 {
+		now.Settled = 1
 	}
 	if was != nil {
 		p.removeBackends(was, now)
@@ -357,7 +362,8 @@ func (p *planner) setPorts(was, now *service, ports lb.Ports) {
 // addTable keeps the table of a service for whose new flows nothing changes, and plans a new one for any other.
 func (p *planner) addTable(was, now *service) error {
 	list := candidates(now)
-	same := was != nil && was.Scheduler == now.Scheduler && was.Flags == now.Flags && was.Limited == now.Limited
+	same := was != nil && was.Scheduler == now.Scheduler && was.Flags == now.Flags && was.Limited == now.Limited &&
+		was.isPersistent() == now.isPersistent()
 	if same && now.Scheduler == uint32(lb.MH) {
 		same = was.maglevSlots() == now.maglevSlots()
 	}

@@ -181,6 +181,7 @@ func newRig(tb testing.TB, change ...func(*ebpf.CollectionSpec)) *rig {
 		spec.Maps[name].MaxEntries = size
 	}
 	must(spec.Variables["service_buckets_per_side"].Set(uint32(serviceBuckets)))
+	must(spec.Variables["backends_per_side"].Set(uint32(backendRoom)))
 	must(spec.Variables["hash_keys"].Set(hashKeys()))
 	for _, f := range append([]func(*ebpf.CollectionSpec){tableOf(flowBuckets, spillBuckets), floodAt(floodRate)}, change...) {
 		f(spec)
@@ -303,6 +304,8 @@ type virtual struct {
 	flags     lb.SchedulerFlags
 	era       uint32
 	limited   bool
+	persists  uint32 // seconds, or more of enum persistence
+	prefix    uint8
 }
 
 func tcpService(at string, scheduler xdplbScheduler, slots ...uint32) virtual {
@@ -338,12 +341,19 @@ func (d *rig) prepare(services ...virtual) {
 	}
 	side := uint32(d.config.load(0)+1) & 1
 	tables, previous, members := d.addTables(services)
-	keys := map[uint64]uint32{}
+	keys, allPorts := map[uint64]uint32{}, uint64(0)
 	for i, s := range services {
 		value := xdplbService{
 			Id: s.id, Table: tables[i], Slots: uint32(len(s.slots)), Scheduler: uint32(s.scheduler),
 			Previous: previous[i], Members: members[i], MemberCount: uint32(len(s.members) / 2), Era: s.era,
-			Flags: uint8(s.flags), Port: htons(s.at.Port()), Protocol: s.protocol, Family: 6,
+			Flags: uint8(s.flags), Port: htons(s.at.Port()), Protocol: s.protocol, Family: 6, Persistence: s.persists,
+			Prefix: s.prefix,
+		}
+		if s.scheduler == xdplbSchedulerSCHEDULER_MH && len(s.slots) > 0 && s.persists == 0 && !s.limited {
+			value.Settled = 1
+		}
+		if s.at.Port() == 0 {
+			allPorts++
 		}
 		if value.Id == 0 {
 			value.Id = uint32(i) + 1
@@ -364,6 +374,7 @@ func (d *rig) prepare(services ...virtual) {
 	}
 	multiplier, buckets := spreadServices(keys)
 	d.config.store(1+int(side), multiplier)
+	d.config.store(configAllPorts+int(side), allPorts)
 	for i, bucket := range buckets {
 		d.put("service_buckets", side*serviceBuckets+uint32(i), bucket)
 	}

@@ -39,7 +39,8 @@ func (s *service) find(addr netip.Addr) *backend {
 
 // is says whether the service is as wanted, to the last backend, and so are the tables.
 func (s *service) is(wanted *lb.Service) bool {
-	if s.ports != wanted.Ports || s.Scheduler != uint32(wanted.Scheduler) || s.Flags != uint8(wanted.Flags) || len(s.backends) != len(wanted.Backends) {
+	if s.ports != wanted.Ports || s.Scheduler != uint32(wanted.Scheduler) || s.Flags != uint8(wanted.Flags) ||
+		s.persistence() != wanted.Persistence || len(s.backends) != len(wanted.Backends) {
 		return false
 	}
 	for i, b := range s.backends {
@@ -91,6 +92,7 @@ func (c *configuration) state() (lb.State, error) {
 	for _, s := range c.list {
 		service := lb.Service{
 			ServiceKey: s.key(), Ports: s.ports, Scheduler: lb.Scheduler(s.Scheduler), Flags: lb.SchedulerFlags(s.Flags),
+			Persistence: s.persistence(),
 		}
 		start := len(all)
 		for _, b := range s.backends {

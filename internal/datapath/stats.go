@@ -24,11 +24,11 @@ func (c Counters) plus(other xdplbCounters) Counters {
 }
 
 // BackendStats is what a backend has counted, and how many flows it has now: Active are established connections,
-// Inactive all other flows that have not expired, as in LVS's listings. A connection of an mh service whose packets
-// need no look at the flow table counts until its timeout only.
+// Inactive all other flows that have not expired, Persistent are persistence templates, as in LVS's listings. A
+// connection of an mh service whose packets need no look at the flow table counts until its timeout only.
 type BackendStats struct {
 	Counters
-	Active, Inactive uint64
+	Active, Inactive, Persistent uint64
 }
 
 // ServiceStats is what a service has counted: the sum of its backends, including those that were removed since its
@@ -38,7 +38,7 @@ type ServiceStats struct {
 	Backends map[netip.Addr]BackendStats
 }
 
-// Stats reads the counters of all services and counts their flows, for which it walks through the flow tables.
+// Stats reads the counters of all services and counts their flows and templates, for which it walks through all of them.
 func (d *Datapath) Stats() (map[lb.ServiceKey]ServiceStats, error) {
 	live, err := d.readLive(nil)
 	if err != nil {
@@ -48,7 +48,11 @@ func (d *Datapath) Stats() (map[lb.ServiceKey]ServiceStats, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.stats(live, flows)
+	templates, err := d.countTemplates()
+	if err != nil {
+		return nil, err
+	}
+	return d.stats(live, flows, templates)
 }
 
 // Counters reads the counters alone: Active and Inactive are 0.
@@ -57,10 +61,10 @@ func (d *Datapath) Counters() (map[lb.ServiceKey]ServiceStats, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.stats(live, make([]flowCount, d.backends.count))
+	return d.stats(live, make([]flowCount, d.backends.count), make([]uint64, d.backends.count))
 }
 
-func (d *Datapath) stats(live *configuration, flows []flowCount) (map[lb.ServiceKey]ServiceStats, error) {
+func (d *Datapath) stats(live *configuration, flows []flowCount, templates []uint64) (map[lb.ServiceKey]ServiceStats, error) {
 	counters, err := d.backendCounters(live)
 	if err != nil {
 		return nil, fmt.Errorf("reading the counters: %w", err)
@@ -73,9 +77,10 @@ func (d *Datapath) stats(live *configuration, flows []flowCount) (map[lb.Service
 			counted := counters[b.id].minus(b.base)
 			stats.Counters = stats.plus(counted)
 			stats.Backends[b.Addr] = BackendStats{
-				Counters: Counters{}.plus(counted),
-				Active:   flows[b.id].active,
-				Inactive: flows[b.id].inactive,
+				Counters:   Counters{}.plus(counted),
+				Active:     flows[b.id].active,
+				Inactive:   flows[b.id].inactive,
+				Persistent: templates[b.id],
 			}
 		}
 		all[key] = stats
@@ -158,5 +163,23 @@ func (d *Datapath) countFlows() ([]flowCount, error) {
 		}
 		return true
 	})
+	return counts, nil
+}
+
+// countTemplates walks through the persistence templates; the result is by backend id.
+func (d *Datapath) countTemplates() ([]uint64, error) {
+	counts := make([]uint64, d.backends.count)
+	table, err := d.openFlows()
+	if err != nil {
+		return nil, fmt.Errorf("counting persistence templates: %w", err)
+	}
+	defer table.close()
+	err = d.openTemplates(table).walk(func(_ xdplbTemplateKey, t xdplbTemplate) bool {
+		counts[t.backend()]++
+		return true
+	})
+	if err != nil {
+		return nil, fmt.Errorf("counting persistence templates: %w", err)
+	}
 	return counts, nil
 }

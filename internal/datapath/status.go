@@ -42,6 +42,7 @@ type Evictions struct {
 	Embryonic   uint64 // a flow gave way of which there was a SYN and nothing after it
 	Spilled     uint64 // none: the new flow went to the second part of the table
 	Established uint64 // a live flow gave way, because nothing else would do
+	Template    uint64 // none: a persistence template was not kept, because there are too many
 }
 
 // ProgramStatus is the loaded program.
@@ -138,6 +139,7 @@ func (d *Datapath) byName() map[string]**ebpf.Map {
 		xdplbMapLimits:          &d.maps.Limits,
 		xdplbMapLoads:           &d.maps.Loads,
 		xdplbMapMeta:            &d.maps.Meta,
+		xdplbMapNewTemplates:    &d.maps.NewTemplates,
 		xdplbMapReasons:         &d.maps.Reasons,
 		xdplbMapPortRanges:      &d.maps.PortRanges,
 		xdplbMapRetiredCounters: &d.maps.RetiredCounters,
@@ -147,6 +149,7 @@ func (d *Datapath) byName() map[string]**ebpf.Map {
 		xdplbMapServices:        &d.maps.Services,
 		xdplbMapTableIds:        &d.maps.TableIds,
 		xdplbMapTables:          &d.maps.Tables,
+		xdplbMapTemplates:       &d.maps.Templates,
 	}
 }
 
@@ -160,6 +163,8 @@ func (d *Datapath) mapStatus(name string, m *ebpf.Map, live *configuration) (Map
 	switch name {
 	case xdplbMapFragments:
 		status.Used, err = countKeys[xdplbFragmentKey, xdplbEntry](m)
+	case xdplbMapTemplates, xdplbMapNewTemplates:
+		status.Used, err = countKeys[xdplbTemplateKey, xdplbTemplate](m)
 	case xdplbMapInterfaces:
 		status.Used = uint32(len(d.rows()))
 	case xdplbMapBackends, xdplbMapBackendCounters, xdplbMapLimits, xdplbMapLoads:
@@ -281,6 +286,7 @@ func (d *Datapath) evictions() (Evictions, error) {
 		Embryonic:   sums[xdplbEvictionEVICTION_EMBRYONIC],
 		Spilled:     sums[xdplbEvictionEVICTION_SPILLED],
 		Established: sums[xdplbEvictionEVICTION_ESTABLISHED],
+		Template:    sums[xdplbEvictionEVICTION_TEMPLATE],
 	}, nil
 }
 

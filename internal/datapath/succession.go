@@ -169,10 +169,10 @@ func (p *planner) addSuccession(was, now *service, sum succession, inherit func(
 }
 
 // hasSlotsOf says whether the slots that a service had tell something of those that it gets: they are of the same clients,
-// and no flow was sent elsewhere because a limit was reached.
+// and no flow was sent elsewhere by a template or because a limit was reached.
 func (s *service) hasSlotsOf(now *service) bool {
 	const port = uint8(lb.MHPort)
-	return s.Scheduler == uint32(lb.MH) && s.Limited == 0 && s.Slots > 0 && s.Flags&port == now.Flags&port
+	return s.Scheduler == uint32(lb.MH) && s.Limited == 0 && !s.isPersistent() && s.Slots > 0 && s.Flags&port == now.Flags&port
 }
 
 // heritage reads what a service's slots were, if it was an mh service with slots.

@@ -82,7 +82,7 @@ type xdplbCursor struct {
 	Era        uint32
 	Used       uint32
 	Changed    uint32
-	Zero       uint32
+	Chosen     uint32
 }
 
 type xdplbEgress struct {
@@ -114,7 +114,8 @@ const (
 	xdplbEvictionEVICTION_EMBRYONIC   xdplbEviction = 1
 	xdplbEvictionEVICTION_SPILLED     xdplbEviction = 2
 	xdplbEvictionEVICTION_ESTABLISHED xdplbEviction = 3
-	xdplbEvictionEVICTION_COUNT       xdplbEviction = 4
+	xdplbEvictionEVICTION_TEMPLATE    xdplbEviction = 4
+	xdplbEvictionEVICTION_COUNT       xdplbEviction = 5
 )
 
 type xdplbFlowState uint32
@@ -224,6 +225,13 @@ type xdplbOrigins struct {
 	Zero [3]uint64
 }
 
+type xdplbPersistence uint32
+
+const (
+	xdplbPersistencePERSISTENCE_SECONDS           xdplbPersistence = 16777215
+	xdplbPersistencePERSISTENCE_EXPIRES_QUIESCENT xdplbPersistence = 16777216
+)
+
 type xdplbPortRange struct {
 	_       structs.HostLayout
 	Key     uint64
@@ -323,7 +331,9 @@ type xdplbService struct {
 	Era         uint32
 	Flags       uint8
 	Limited     uint8
-	Zero        [6]uint8
+	Prefix      uint8
+	Settled     uint8
+	Persistence uint32
 }
 
 type xdplbServiceBucket struct {
@@ -383,6 +393,24 @@ type xdplbSlots struct {
 	Backend [64]uint32
 }
 
+type xdplbTemplate struct {
+	_       structs.HostLayout
+	Target  uint32
+	Expires uint32
+	Witness uint64
+	Service uint32
+	Check   uint8
+	Zero    [3]uint8
+}
+
+type xdplbTemplateKey struct {
+	_       structs.HostLayout
+	Client  [16]uint8
+	Service uint32
+	Prefix  uint8
+	Zero    [3]uint8
+}
+
 type xdplbTimeout uint32
 
 const (
@@ -425,6 +453,7 @@ const (
 	xdplbMapLimits                = "limits"
 	xdplbMapLoads                 = "loads"
 	xdplbMapMeta                  = "meta"
+	xdplbMapNewTemplates          = "new_templates"
 	xdplbMapPortRanges            = "port_ranges"
 	xdplbMapReasons               = "reasons"
 	xdplbMapRetiredCounters       = "retired_counters"
@@ -434,8 +463,10 @@ const (
 	xdplbMapSetScans              = "set_scans"
 	xdplbMapTableIds              = "table_ids"
 	xdplbMapTables                = "tables"
+	xdplbMapTemplates             = "templates"
 	xdplbMapTimeouts              = "timeouts"
 	xdplbProgXdplb                = "xdplb"
+	xdplbVarBackendsPerSide       = "backends_per_side"
 	xdplbVarFloodRate             = "flood_rate"
 	xdplbVarFlowBuckets           = "flow_buckets"
 	xdplbVarHashKeys              = "hash_keys"
@@ -511,6 +542,7 @@ type xdplbMapSpecs struct {
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Loads           *ebpf.MapSpec `ebpf:"loads"`
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
+	NewTemplates    *ebpf.MapSpec `ebpf:"new_templates"`
 	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	RetiredCounters *ebpf.MapSpec `ebpf:"retired_counters"`
@@ -520,6 +552,7 @@ type xdplbMapSpecs struct {
 	SetScans        *ebpf.MapSpec `ebpf:"set_scans"`
 	TableIds        *ebpf.MapSpec `ebpf:"table_ids"`
 	Tables          *ebpf.MapSpec `ebpf:"tables"`
+	Templates       *ebpf.MapSpec `ebpf:"templates"`
 	Timeouts        *ebpf.MapSpec `ebpf:"timeouts"`
 }
 
@@ -527,6 +560,7 @@ type xdplbMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdplbVariableSpecs struct {
+	BackendsPerSide       *ebpf.VariableSpec `ebpf:"backends_per_side"`
 	FloodRate             *ebpf.VariableSpec `ebpf:"flood_rate"`
 	FlowBuckets           *ebpf.VariableSpec `ebpf:"flow_buckets"`
 	HashKeys              *ebpf.VariableSpec `ebpf:"hash_keys"`
@@ -573,6 +607,7 @@ type xdplbMaps struct {
 	Limits          *ebpf.Map `ebpf:"limits"`
 	Loads           *ebpf.Map `ebpf:"loads"`
 	Meta            *ebpf.Map `ebpf:"meta"`
+	NewTemplates    *ebpf.Map `ebpf:"new_templates"`
 	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	RetiredCounters *ebpf.Map `ebpf:"retired_counters"`
@@ -582,6 +617,7 @@ type xdplbMaps struct {
 	SetScans        *ebpf.Map `ebpf:"set_scans"`
 	TableIds        *ebpf.Map `ebpf:"table_ids"`
 	Tables          *ebpf.Map `ebpf:"tables"`
+	Templates       *ebpf.Map `ebpf:"templates"`
 	Timeouts        *ebpf.Map `ebpf:"timeouts"`
 }
 
@@ -602,6 +638,7 @@ func (m *xdplbMaps) Close() error {
 		m.Limits,
 		m.Loads,
 		m.Meta,
+		m.NewTemplates,
 		m.PortRanges,
 		m.Reasons,
 		m.RetiredCounters,
@@ -611,6 +648,7 @@ func (m *xdplbMaps) Close() error {
 		m.SetScans,
 		m.TableIds,
 		m.Tables,
+		m.Templates,
 		m.Timeouts,
 	)
 }
@@ -619,6 +657,7 @@ func (m *xdplbMaps) Close() error {
 //
 // It can be passed to loadXdplbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdplbVariables struct {
+	BackendsPerSide       *ebpf.Variable `ebpf:"backends_per_side"`
 	FloodRate             *ebpf.Variable `ebpf:"flood_rate"`
 	FlowBuckets           *ebpf.Variable `ebpf:"flow_buckets"`
 	HashKeys              *ebpf.Variable `ebpf:"hash_keys"`

@@ -26,11 +26,11 @@ func ParseServiceKey(addrport, protocol string) (ServiceKey, error) {
 	if err != nil {
 		return ServiceKey{}, err
 	}
-	number, err := ParsePort(port)
+	number, err := parseNumber("port", port, 0, 65535) // 0 is all ports
 	if err != nil {
 		return ServiceKey{}, err
 	}
-	return ServiceKey{Addr: netip.AddrPortFrom(addr, number), Protocol: p}, nil
+	return ServiceKey{Addr: netip.AddrPortFrom(addr, uint16(number)), Protocol: p}, nil
 }
 
 // splitAddrPort separates ADDRESS:PORT, and takes the brackets off an IPv6 address.
@@ -116,6 +116,32 @@ func validateUnicast(role string, addr netip.Addr) error {
 func ParsePort(word string) (uint16, error) {
 	n, err := parseNumber("port", word, 1, 65535)
 	return uint16(n), err
+}
+
+// ParsePersistence reads for how many seconds a client stays with its backend, up to MaxPersistence; 0 is not at all. The
+// error is an ErrInvalid and names the word.
+func ParsePersistence(word string) (time.Duration, error) {
+	n, err := parseNumber("persistence", word, 0, int64(MaxPersistence/time.Second))
+	return time.Duration(n) * time.Second, err
+}
+
+// ParseGranularity reads how many leading bits of an address make a client: a number, or an IPv4 netmask. Whether there
+// are so many depends on the service. The error is an ErrInvalid and names the word.
+func ParseGranularity(word string) (uint8, error) {
+	if !strings.Contains(word, ".") {
+		n, err := parseNumber("prefix length", strings.TrimPrefix(word, "/"), 0, 128)
+		return uint8(n), err
+	}
+	mask, err := netip.ParseAddr(word)
+	if err != nil || !mask.Is4() {
+		return 0, invalidf("netmask %q: want one such as 255.255.255.0, or a prefix length", word)
+	}
+	bytes := mask.As4()
+	ones, bits := net.IPMask(bytes[:]).Size()
+	if bits == 0 {
+		return 0, invalidf("netmask %q is not leading ones and then zeros", word)
+	}
+	return uint8(ones), nil
 }
 
 // ParseWeight reads a weight in decimal, 0 to MaxWeight. The error is an ErrInvalid and names the word.

@@ -199,6 +199,9 @@ func (c Columns) options() (words []string) {
 	}
 	if c.Persistence != (Persistence{}) {
 		words = append(words, fmt.Sprintf("persistent for %s by /%d", c.Persistence.Timeout, c.Persistence.Prefix))
+		if c.Persistence.ExpireQuiescent {
+			words = append(words, "expire-quiescent")
+		}
 	}
 	if c.OnePacket {
 		words = append(words, "one-packet")

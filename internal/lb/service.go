@@ -49,6 +49,9 @@ type Service struct {
 type Persistence struct {
 	Timeout time.Duration // since the client's last connection, in whole seconds up to MaxPersistence; 0: none
 	Prefix  uint8         // how many leading bits of its address make a client: 32 or 128 for each by itself
+	// Clients do not stay with a backend of weight 0, but for the connections that they have (LVS has it as one switch for
+	// all services, the sysctl expire_quiescent_template).
+	ExpireQuiescent bool
 }
 
 // Backend is a real server of one service.

@@ -30,8 +30,6 @@ func Supported(s State) error {
 // unsupported names what the data plane cannot do for a service, or is "".
 func (s *Service) unsupported() string {
 	switch {
-	case s.Persistence != Persistence{}:
-		return "persistence"
 	case s.OnePacket:
 		return "one-packet scheduling"
 	}
