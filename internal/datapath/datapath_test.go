@@ -429,10 +429,16 @@ func checkMembers(t testing.TB, d *Datapath, s *service, backends map[uint32]boo
 	if s.MemberCount == 0 && s.Members == noTable && len(backends) == 0 {
 		return
 	}
-	pairs, err := d.slots.slots(s.Members, 2*s.MemberCount)
+	pairs, err := d.slots.slots(s.Members, memberSlots(s.MemberCount))
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, slot := range pairs[2*s.MemberCount:] {
+		if slot != 0 {
+			t.Errorf("%s: behind the last member stands %d", s.key(), slot)
+		}
+	}
+	pairs = pairs[:2*s.MemberCount]
 	want, got := make(map[uint32]uint32), make(map[uint32]uint32)
 	for _, b := range s.backends {
 		if rr := s.Scheduler == uint32(lb.LC) || s.Scheduler == uint32(lb.RR); rr && backends[b.id] {

@@ -220,7 +220,7 @@ func TestProgramKeepsConnectionsAsTablesGrow(t *testing.T) {
 	attachment := director(t, small)
 	key, backends := hashedService(t, attachment.Ifindex)
 	f := follow(t, attachment, key)
-	first := backends[:2]
+	first, third := backends[:2], backends[2]
 	for n := range 200 {
 		backends = append(backends, lb.Backend{Addr: address(false, 3, n), Weight: 1, Hop: backends[2].Hop})
 	}
@@ -231,7 +231,7 @@ func TestProgramKeepsConnectionsAsTablesGrow(t *testing.T) {
 		if h.service.Slots != slots {
 			t.Errorf("%s: %d slots, want %d", when, h.service.Slots, slots)
 		}
-		h.unsettledSlots(t, h.ids[first[0].Addr], h.ids[first[1].Addr])
+		h.unsettledSlots(t, h.ids[first[0].Addr], h.ids[first[1].Addr], h.ids[third.Addr])
 		checkTables(t)
 		forgetFlows(t)
 		f.stay(t, when+", flows unknown")
@@ -246,6 +246,10 @@ func TestProgramKeepsConnectionsAsTablesGrow(t *testing.T) {
 	}
 	f.stay(t, "settled")
 	set("a third backend", backends[:3], 4096)
+	for i := range backends[3:] {
+		backends[3+i].Weight = 0
+	}
+	set("quiesced ones, which count too", backends[:41], 8192)
 }
 
 func sweep(t testing.TB) {

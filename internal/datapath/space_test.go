@@ -192,6 +192,18 @@ func TestPartOfADeadWriter(t *testing.T) {
 	checkParts(t, 2)
 }
 
+// TestMembersEnd: packets look for members up to the first empty one, also where another table was before.
+func TestMembersEnd(t *testing.T) {
+	t.Parallel()
+	_, all := wideStates(t, director(t, small).Ifindex)
+	mustChange(t, to(all))
+	mustChange(t, to(lb.State{}))
+	balanced := lb.State{Services: all.Clone().Services[:2]}
+	balanced.Services[0].Scheduler, balanced.Services[1].Scheduler = lb.WLC, lb.OVF
+	mustChange(t, to(balanced))
+	checkTables(t)
+}
+
 // TestTooLittleMemory: a change for which there is no memory names the service, and changes nothing.
 func TestTooLittleMemory(t *testing.T) {
 	t.Parallel()
