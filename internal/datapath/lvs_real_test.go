@@ -5,6 +5,7 @@ package datapath
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -129,21 +130,34 @@ func (w *lvsWorld) idle(t *testing.T, numbers []int) string {
 func (w *lvsWorld) compareWithReal(t *testing.T) {
 	t.Helper()
 	w.real.settle(t, w)
+	var want []realServer
+	for i, d := range w.service.dests {
+		at := fmt.Sprintf("%X:%04X", realAddr(i).AsSlice(), portPlain)
+		want = append(want, realServer{at, d.weight, d.active, d.inactive})
+	}
+	if diff := cmp.Diff(want, w.real.servers()); diff != "" {
+		t.Errorf("real servers (-model +LVS):\n%s", diff)
+	}
+}
+
+// realServer is one as LVS lists it.
+type realServer struct {
+	At                       string // address and port in hexadecimal
+	Weight, Active, Inactive int64
+}
+
+// servers are the real servers in LVS's order.
+func (r *realLVS) servers() (all []realServer) {
+	r.tb.Helper()
 	text, err := os.ReadFile("/proc/thread-self/net/ip_vs")
-	w.real.check(err)
-	var got, want []string
+	r.check(err)
 	for line := range strings.Lines(string(text)) {
-		// The arrow, address and port in hexadecimal, how it forwards, weight, active and inactive connections.
-		if words := strings.Fields(line); len(words) == 6 && words[0] == "->" && words[2] == "Route" {
-			got = append(got, strings.Join(append(words[1:2:2], words[3:]...), " "))
+		var s realServer
+		if _, err := fmt.Sscanf(line, " -> %s Route %d %d %d", &s.At, &s.Weight, &s.Active, &s.Inactive); err == nil {
+			all = append(all, s)
 		}
 	}
-	for i, d := range w.service.dests {
-		want = append(want, fmt.Sprintf("%X:%04X %d %d %d", realAddr(i).AsSlice(), portPlain, d.weight, d.active, d.inactive))
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("address, weight, active and inactive connections (-model +LVS):\n%s", diff)
-	}
+	return all
 }
 
 // realLVS is the kernel's LVS as a director with one service. Frames come in at one end of a veth pair and go out there
@@ -283,26 +297,42 @@ func (r *realLVS) send(in []byte) int {
 // settle waits until LVS has forgotten what it will forget soon, and lets the model and the program forget the same.
 func (r *realLVS) settle(t *testing.T, w *lvsWorld) {
 	t.Helper()
-	for begin := time.Now(); time.Now().After(r.until); {
-		left, soonest := r.connections(), shortest
-		for number := range w.live {
-			if _, known := left[lvsClient(number)]; !known {
-				w.expire(number)
-				soonest = 0 // LVS takes it out of its table first, and counts it down then
-			}
-		}
-		for client, one := range left {
-			if time.Since(begin) > time.Minute {
-				t.Fatalf("LVS does not forget the connection of %s", client)
-			}
+	if time.Now().Before(r.until) {
+		return
+	}
+	before := map[netip.AddrPort]time.Duration{}
+	for begin := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		left, counted := r.connections(), r.counted()
+		soonest := shortest
+		for _, one := range left {
 			soonest = min(soonest, one)
 		}
-		if soonest > margin {
+		// A listing may lack a connection that LVS has, if others end while it is read; and LVS takes a connection out of
+		// its table before it counts it down.
+		quiet := maps.EqualFunc(before, left, func(_, _ time.Duration) bool { return true }) && counted == len(left)
+		if quiet && soonest > margin {
+			for number := range w.live {
+				if _, known := left[lvsClient(number)]; !known {
+					w.expire(number)
+				}
+			}
 			r.until = time.Now().Add(soonest - margin)
 			return
 		}
-		time.Sleep(50 * time.Millisecond)
+		if time.Since(begin) > time.Minute {
+			t.Fatalf("LVS lists %d connections, of which one ends in %v, and counts %d", len(left), soonest, counted)
+		}
+		before = left
 	}
+}
+
+// counted is how many connections LVS says that its real servers have.
+func (r *realLVS) counted() (sum int) {
+	r.tb.Helper()
+	for _, s := range r.servers() {
+		sum += int(s.Active + s.Inactive)
+	}
+	return sum
 }
 
 // connections are the clients that LVS knows, and how long it will if they are silent.
