@@ -572,4 +572,38 @@ static __always_inline enum reason choose(const struct service *service, struct 
 	return id ? aim(id, &fresh->target) : REASON_NO_BACKEND;
 }
 
+union chosen_word {
+	struct {
+		target_t target;
+		__u32 reason; /* enum reason */
+	};
+	__u64 word;
+};
+
+/*
+ * The backend of one datagram of a service that schedules each by itself: for its limit's sake it is a
+ * flow that comes and goes at once, as in LVS. Returns a chosen_word. A function of its own, for the
+ * verifier's sake. place: as for pick_limited.
+ */
+__attribute__((noinline)) __u64 choose_once(const struct service *service, struct cursor *cursor,
+					    __u32 place, __u32 now)
+{
+	struct entry fresh = { .target = place, .state = FLOW_DATAGRAM };
+	union chosen_word chosen = { .reason = REASON_INTERNAL };
+	__u64 turn;
+
+	if (!service || !cursor)
+		return chosen.word;
+	if (is_hashing(service) && !service->limited) {
+		chosen.reason = aim(slot_of(service->table, place), &chosen.target);
+		return chosen.word;
+	}
+	turn = __sync_fetch_and_add(&cursor->next, 1);
+	chosen.reason = choose(service, cursor, turn, place, now, &fresh);
+	chosen.target = fresh.target;
+	if (service->limited && !chosen.reason)
+		add_load(fresh.target, -load_of(FLOW_DATAGRAM));
+	return chosen.word;
+}
+
 #endif

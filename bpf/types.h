@@ -44,8 +44,9 @@ enum scheduler {
 
 /* The flags of a service's scheduler that the program looks at; the numbers are lb.SchedulerFlags'. */
 enum scheduler_flag {
-	FLAG_FALLBACK = 1,  /* sh, mh: another backend where the hashed one has reached its limit */
-	FLAG_HASH_PORT = 2, /* sh, mh: the client's port is part of what is hashed */
+	FLAG_FALLBACK = 1, /* sh, mh: another backend where the hashed one has reached its limit */
+	FLAG_ONE_PACKET = 0x80, /* UDP: each datagram is scheduled by itself */
+	FLAG_HASH_PORT = 2,	/* sh, mh: the client's port is part of what is hashed */
 };
 
 /*

@@ -231,6 +231,31 @@ static __always_inline __u32 flood_backend(const struct packet *p, struct family
 	return id;
 }
 
+/* A datagram that belongs to no flow. */
+static __always_inline enum reason place_once(const struct packet *p, struct family family,
+					      const struct service *service, struct flow_hash hash,
+					      target_t *target)
+{
+	struct cursor *cursor = bpf_map_lookup_elem(&cursors, &service->id);
+	union chosen_word chosen;
+	__u32 place = hash.tag;
+
+	if (!is_addressed_to_us(p))
+		return REASON_OTHER_HOST;
+	if (!cursor)
+		return REASON_INTERNAL;
+	if (!service->slots)
+		return REASON_NO_BACKEND;
+	if (is_hashing(service))
+		place = client_slot(p, family, service);
+	chosen.word = choose_once(service, cursor, place, now_ticks());
+	if (chosen.reason)
+		return chosen.reason;
+	*target = chosen.target;
+	count_connection(target_id(*target));
+	return REASON_TX;
+}
+
 static __always_inline enum reason place(const struct packet *p, struct family family,
 					 target_t *target)
 {
@@ -244,6 +269,8 @@ static __always_inline enum reason place(const struct packet *p, struct family f
 	if (!service)
 		return REASON_NO_SERVICE;
 	hash = family.is_ip6 ? hash_flow6(&p->key6) : hash_flow4(&p->key4);
+	if (service->flags & FLAG_ONE_PACKET)
+		return place_once(p, family, service, hash, target);
 	if (!is_first(event) && is_settled(p, family, service, target)) {
 		if (is_watched(p, hash.tag))
 			keep_flow(PACKED(hash), hash.check, event, *target);

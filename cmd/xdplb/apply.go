@@ -38,6 +38,8 @@ The file:
       persistent: 360                  # seconds, as of service add; default 0, not persistent
       netmask: 24                      # or 255.255.255.0; default all of an address
       expire-quiescent: true           # default false
+      sched-flags: sh-port             # as of service add; default none
+      one-packet: false                # true: udp, each packet by itself; default false
       backends:
         - address: 192.168.60.8
           weight: 1                    # 0 to 2147483647; default 1

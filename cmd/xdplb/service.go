@@ -44,6 +44,7 @@ func serviceAddCommand(env *environment) *cobra.Command {
 	var (
 		ports       portsFlag
 		persistence persistenceFlags
+		options     optionFlags
 	)
 	cmd := serviceVerb(env, &cobra.Command{
 		Use:   "add ADDRESS:PORT",
@@ -51,7 +52,7 @@ func serviceAddCommand(env *environment) *cobra.Command {
 		Long: `Add a service without backends. Port 0 is every port of the address that no other service of the protocol has; only a
 persistent service can have it.
 
-` + portsHelp + "\n\n" + persistenceHelp + "\n\n" + schedulersHelp,
+` + portsHelp + "\n\n" + persistenceHelp + "\n\n" + schedulersHelp + "\n\n" + optionsHelp,
 		Example: `  xdplb service add 172.10.0.9:80
   xdplb service add 172.10.0.9:53 --protocol udp --scheduler wrr
   xdplb service add 172.10.0.9:0 --persistent=600 --netmask 24
@@ -60,13 +61,14 @@ persistent service can have it.
 	}, &scheduler, func(state *lb.State, key lb.ServiceKey) error {
 		service := lb.Service{ServiceKey: key, Scheduler: scheduler}
 		ports.edit(&service)
-		if err := persistence.edit(&service); err != nil {
+		if err := errors.Join(persistence.edit(&service), options.edit(&service, scheduler)); err != nil {
 			return err
 		}
 		return state.AddService(service)
 	})
 	ports.add(cmd)
 	persistence.add(cmd)
+	options.add(cmd)
 	run := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return run(cmd, []string{ports.complete(args[0])}) }
 	return cmd
@@ -77,33 +79,38 @@ func serviceSetCommand(env *environment) *cobra.Command {
 	var (
 		ports       portsFlag
 		persistence persistenceFlags
+		options     optionFlags
 		cmd         *cobra.Command
 	)
 	cmd = serviceVerb(env, &cobra.Command{
 		Use:   "set ADDRESS:PORT [--scheduler NAME] [--port PORTS] [--persistent=SECONDS] ...",
-		Short: "Change a service's scheduler, ports or persistence",
-		Long: `Change a service's scheduler, ports or persistence; what is not given stays as it is. Connections stay with their backends, as long as
-their port is the service's; new ones are scheduled anew.
+		Short: "Change a service's scheduler, ports, persistence or options",
+		Long: `Change a service's scheduler, ports, persistence or options; what is not given stays as it is, but flags go with
+their scheduler. Connections stay with their backends, as long as their port is the service's; new ones are scheduled
+anew.
 
-` + portsHelp + "\n\n" + persistenceHelp + "\n\n" + schedulersHelp,
+` + portsHelp + "\n\n" + persistenceHelp + "\n\n" + schedulersHelp + "\n\n" + optionsHelp,
 		Example: `  xdplb service set 172.10.0.9:80 --scheduler wrr
+  xdplb service set 172.10.0.9:80 --scheduler sh --sched-flags sh-port,sh-fallback
   xdplb service set 172.10.0.9:80 --port 80,8080-8089
   xdplb service set 172.10.0.9:80 --port 80
   xdplb service set 172.10.0.9:80 --persistent=600 --expire-quiescent
   xdplb service set 172.10.0.9:80 --persistent=0`,
 	}, &scheduler, func(state *lb.State, key lb.ServiceKey) error {
 		return state.SetService(key, func(service *lb.Service) error {
+			before := service.Scheduler
 			if cmd.Flags().Changed("scheduler") {
 				service.Scheduler = scheduler
 			}
 			ports.edit(service)
-			return persistence.edit(service)
+			return errors.Join(persistence.edit(service), options.edit(service, before))
 		})
 	})
 	cmd.Flags().Lookup("scheduler").DefValue = ""
 	ports.add(cmd)
 	persistence.add(cmd)
-	requireAnyFlag(cmd, "scheduler", "port", "persistent", "netmask", "expire-quiescent")
+	options.add(cmd)
+	requireAnyFlag(cmd, "scheduler", "port", "persistent", "netmask", "expire-quiescent", "sched-flags", "one-packet")
 	return cmd
 }
 

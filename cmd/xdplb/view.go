@@ -23,6 +23,8 @@ type serviceView struct {
 	Persists  int64         `json:"persistent_seconds,omitempty"` // left out: the service is not persistent
 	Prefix    *uint8        `json:"persistent_prefix,omitempty"`  // bits of an address that make a client
 	Expires   bool          `json:"expire_quiescent,omitempty"`
+	Flags     string        `json:"scheduler_flags,omitempty"` // as ipvsadm writes them
+	OnePacket bool          `json:"one_packet,omitempty"`
 	Total     *trafficView  `json:"total,omitempty"`
 	PerSecond *trafficView  `json:"per_second,omitempty"`
 	Backends  []backendView `json:"backends"`
@@ -62,6 +64,8 @@ func serviceViews(state lb.State, attached interfaces) []serviceView {
 			Port:      s.Addr.Port(),
 			Ports:     string(s.Ports),
 			Scheduler: s.Scheduler.String(),
+			Flags:     s.Scheduler.FlagNames(s.Flags),
+			OnePacket: s.OnePacket,
 			Backends:  make([]backendView, 0, len(s.Backends)),
 		}
 		if p := s.Persistence; p.Timeout != 0 {

@@ -112,7 +112,7 @@ func (d *decoder) timeouts(n *yaml.Node) (t lb.Timeouts, err error) {
 }
 
 func (d *decoder) service(n *yaml.Node) (Service, error) {
-	values, err := d.mapping(n, "address", "ports", "protocol", "scheduler", "persistent", "netmask", "expire-quiescent", "backends")
+	values, err := d.mapping(n, "address", "ports", "protocol", "scheduler", "sched-flags", "one-packet", "persistent", "netmask", "expire-quiescent", "backends")
 	if err != nil {
 		return Service{}, err
 	}
@@ -130,6 +130,17 @@ func (d *decoder) service(n *yaml.Node) (Service, error) {
 		d.text(values["scheduler"], "scheduler", func(word string) (err error) {
 			service.Scheduler, err = lb.ParseScheduler(word)
 			return err
+		}),
+		d.text(values["sched-flags"], "sched-flags", func(word string) (err error) {
+			service.Flags, err = service.Scheduler.ParseSchedulerFlags(word)
+			return err
+		}),
+		d.boolean(values["one-packet"], "one-packet", func(word string) error {
+			service.OnePacket = strings.EqualFold(word, "true")
+			if service.OnePacket && service.Protocol != lb.UDP {
+				return errors.New("one-packet is for protocol udp only")
+			}
+			return nil
 		}),
 		d.ports(values["ports"], func(word string) (err error) {
 			ranges, err = lb.ParsePorts(word)
@@ -357,6 +368,11 @@ func (d *decoder) text(n *yaml.Node, key string, set func(string) error) error {
 // number gives an integer, as it is written, to the function set. Without the node it does nothing.
 func (d *decoder) number(n *yaml.Node, key string, set func(string) error) error {
 	return d.scalar(n, key, "!!int", "a whole number", set)
+}
+
+// boolean gives true or false, as it is written, to the function set. Without the node it does nothing.
+func (d *decoder) boolean(n *yaml.Node, key string, set func(string) error) error {
+	return d.scalar(n, key, "!!bool", "true or false", set)
 }
 
 func (d *decoder) scalar(n *yaml.Node, key, tag, want string, set func(string) error) error {

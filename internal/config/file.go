@@ -21,6 +21,8 @@ type Service struct {
 	lb.ServiceKey
 	Ports       lb.Ports
 	Scheduler   lb.Scheduler
+	Flags       lb.SchedulerFlags
+	OnePacket   bool
 	Persistence lb.Persistence
 	Backends    []Backend
 }
@@ -45,8 +47,9 @@ func (f File) State(hop func(Backend) (lb.NextHop, error)) (lb.State, error) {
 	services := make([]lb.Service, len(f.Services))
 	for i, s := range f.Services {
 		services[i] = lb.Service{
-			ServiceKey: s.ServiceKey, Ports: s.Ports, Scheduler: s.Scheduler, Persistence: s.Persistence,
-			Backends: make([]lb.Backend, len(s.Backends)),
+			ServiceKey: s.ServiceKey, Ports: s.Ports, Scheduler: s.Scheduler, Flags: s.Flags, OnePacket: s.OnePacket,
+			Persistence: s.Persistence,
+			Backends:    make([]lb.Backend, len(s.Backends)),
 		}
 		for j, b := range s.Backends {
 			next, err := hop(b)

@@ -119,8 +119,9 @@ func randomState(t testing.TB, random *rand.Rand, services, backends, ifindex in
 		seen[key] = true
 		service := lb.Service{
 			ServiceKey: key, Scheduler: lb.Schedulers()[random.IntN(14)], Flags: lb.SchedulerFlags(random.IntN(8)),
+			OnePacket: key.Protocol == lb.UDP && random.IntN(4) == 0,
 		}
-		if random.IntN(3) == 0 {
+		if random.IntN(3) == 0 && !service.OnePacket {
 			service.Persistence = lb.Persistence{
 				Timeout: time.Duration(1+random.IntN(9999)) * time.Second, Prefix: uint8(1 + random.IntN(key.Addr.Addr().BitLen())),
 				ExpireQuiescent: random.IntN(2) == 0,

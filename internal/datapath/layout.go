@@ -294,7 +294,7 @@ func (p *planner) addService(wanted *lb.Service) (err error) {
 	}
 	now := &service{backends: make([]*backend, 0, len(wanted.Backends))}
 	now.setKey(wanted.ServiceKey)
-	now.Scheduler, now.Flags, now.Era = uint32(wanted.Scheduler), uint8(wanted.Flags), uint32(p.live.epoch+1)
+	now.Scheduler, now.Flags, now.Era = uint32(wanted.Scheduler), serviceFlags(wanted), uint32(p.live.epoch+1)
 	now.setPersistence(wanted.Persistence)
 	if was != nil && was.Scheduler == now.Scheduler {
 		now.Era = was.Era

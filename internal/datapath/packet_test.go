@@ -306,6 +306,7 @@ type virtual struct {
 	limited   bool
 	persists  uint32 // seconds, or more of enum persistence
 	prefix    uint8
+	onePacket bool
 }
 
 func tcpService(at string, scheduler xdplbScheduler, slots ...uint32) virtual {
@@ -360,6 +361,9 @@ func (d *rig) prepare(services ...virtual) {
 		}
 		if s.limited {
 			value.Limited = 1
+		}
+		if s.onePacket {
+			value.Flags |= onePacket
 		}
 		copy(value.Address[:], s.at.Addr().AsSlice())
 		if s.at.Addr().Is4() {

@@ -44,6 +44,18 @@ func (s *service) leavesGaps() bool {
 	return scheduler == lb.DH || scheduler == lb.SH && lb.SchedulerFlags(s.Flags)&lb.SHFallback != 0
 }
 
+// onePacket is the flag of a service that schedules each datagram by itself, beside those of its scheduler.
+const onePacket = uint8(xdplbSchedulerFlagFLAG_ONE_PACKET)
+
+// serviceFlags are what packets see of a service's options.
+func serviceFlags(s *lb.Service) uint8 {
+	flags := uint8(s.Flags)
+	if s.OnePacket {
+		flags |= onePacket
+	}
+	return flags
+}
+
 // looksAtLoads says whether a scheduler chooses by the number of flows that each backend has.
 func looksAtLoads(scheduler lb.Scheduler) bool {
 	switch scheduler {

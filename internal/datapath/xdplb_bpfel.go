@@ -286,8 +286,9 @@ const (
 type xdplbSchedulerFlag uint32
 
 const (
-	xdplbSchedulerFlagFLAG_FALLBACK  xdplbSchedulerFlag = 1
-	xdplbSchedulerFlagFLAG_HASH_PORT xdplbSchedulerFlag = 2
+	xdplbSchedulerFlagFLAG_FALLBACK   xdplbSchedulerFlag = 1
+	xdplbSchedulerFlagFLAG_ONE_PACKET xdplbSchedulerFlag = 128
+	xdplbSchedulerFlagFLAG_HASH_PORT  xdplbSchedulerFlag = 2
 )
 
 type xdplbSchema uint32

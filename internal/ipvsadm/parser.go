@@ -388,7 +388,7 @@ func (p *parser) readFlags() error {
 		return fail("invalid scheduler flag `%s'", p.flags) // ipvsadm crashes
 	}
 	for _, word := range words {
-		flag, of, known := parseFlag(word)
+		flag, of, known := lb.ParseSchedulerFlag(word)
 		switch {
 		case !known:
 			return fail("invalid scheduler flag `%s'", word)
@@ -398,21 +398,6 @@ func (p *parser) readFlags() error {
 		p.command.Service.Flags |= flag
 	}
 	return nil
-}
-
-// parseFlag finds a scheduler's flag, and the scheduler that alone has it, if it is one's.
-func parseFlag(word string) (flag lb.SchedulerFlags, of lb.Scheduler, known bool) {
-	for _, flag := range []lb.SchedulerFlags{lb.Flag1, lb.Flag2, lb.Flag3} {
-		if lb.RR.FlagNames(flag) == word {
-			return flag, 0, true
-		}
-		for _, of := range []lb.Scheduler{lb.SH, lb.MH} {
-			if of.FlagNames(flag) == word {
-				return flag, of, true
-			}
-		}
-	}
-	return 0, 0, false
 }
 
 // checkOptions checks what goes together, and completes the command.

@@ -111,3 +111,35 @@ func (s Scheduler) FlagNames(flags SchedulerFlags) string {
 	}
 	return strings.Join(names, ",")
 }
+
+// ParseSchedulerFlag finds a flag by LVS's name, and the scheduler that alone has it, if it is one's ("flag-2" is any's).
+func ParseSchedulerFlag(word string) (flag SchedulerFlags, of Scheduler, known bool) {
+	for i := range RR.flagNames() {
+		for _, of := range []Scheduler{RR, SH, MH} {
+			if of.flagNames()[i] != word {
+				continue
+			}
+			if word == RR.flagNames()[i] {
+				of = 0
+			}
+			return 1 << i, of, true
+		}
+	}
+	return 0, 0, false
+}
+
+// ParseSchedulerFlags reads the flags of a scheduler as LVS writes them: "sh-fallback,sh-port", "" for none. The error is an
+// ErrInvalid and names the word.
+func (s Scheduler) ParseSchedulerFlags(words string) (flags SchedulerFlags, err error) {
+	for word := range strings.FieldsFuncSeq(words, func(r rune) bool { return r == ',' }) {
+		flag, of, known := ParseSchedulerFlag(word)
+		switch {
+		case !known:
+			return 0, invalidf("unknown scheduler flag %q: want %s", word, strings.ReplaceAll(s.FlagNames(allFlags), ",", ", "))
+		case of != 0 && of != s:
+			return 0, invalidf("scheduler flag %s is for %s, not %s", word, of, s)
+		}
+		flags |= flag
+	}
+	return flags, nil
+}

@@ -30,8 +30,8 @@ func Supported(s State) error {
 // unsupported names what the data plane cannot do for a service, or is "".
 func (s *Service) unsupported() string {
 	switch {
-	case s.OnePacket:
-		return "one-packet scheduling"
+	case s.OnePacket && s.Persistence != Persistence{}:
+		return "one-packet scheduling of a persistent service"
 	}
 	return ""
 }

@@ -22,8 +22,9 @@ func TestSupported(t *testing.T) {
 		{func(s *lb.Service) { s.Scheduler, s.Flags = lb.SH, lb.SHPort }, ""},
 		{func(s *lb.Service) { s.Protocol = lb.SCTP }, ""},
 		{func(s *lb.Service) { s.Persistence.Timeout = time.Minute }, ""},
-		{func(s *lb.Service) { s.Protocol, s.OnePacket = lb.UDP, true },
-			"service UDP 172.10.0.9:80: one-packet scheduling" + later},
+		{func(s *lb.Service) { s.Protocol, s.OnePacket = lb.UDP, true }, ""},
+		{func(s *lb.Service) { s.Protocol, s.OnePacket, s.Persistence.Timeout = lb.UDP, true, time.Minute },
+			"service UDP 172.10.0.9:80: one-packet scheduling of a persistent service" + later},
 		{func(s *lb.Service) { s.Backends[0].Addr = addr("172.10.0.9") }, ""},
 	} {
 		state := reference(t)

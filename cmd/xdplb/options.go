@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"xdplb/internal/lb"
+)
+
+const optionsHelp = `Flags of schedulers, as ipvsadm has them:
+  sh-port, mh-port          hash the client's port too
+  sh-fallback, mh-fallback  where the backend that the hash tells is quiesced or has reached its upper threshold, take another`
+
+// optionFlags are --sched-flags and --one-packet.
+type optionFlags struct {
+	flags     *pflag.FlagSet
+	words     string
+	onePacket bool
+}
+
+// add adds them to a command.
+func (f *optionFlags) add(cmd *cobra.Command) {
+	f.flags = cmd.Flags()
+	f.flags.StringVar(&f.words, "sched-flags", "", "`FLAGS` of the scheduler, such as sh-port,sh-fallback, see above; \"\": none")
+	f.flags.BoolVar(&f.onePacket, "one-packet", false, "udp: schedule each packet by itself")
+	completeFlag(cmd, "sched-flags", cobra.FixedCompletions(
+		[]string{"sh-fallback", "sh-port", "mh-fallback", "mh-port"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// edit changes what was given. Flags of another scheduler mean nothing to the one that a service has now.
+func (f *optionFlags) edit(service *lb.Service, before lb.Scheduler) (err error) {
+	if service.Scheduler != before {
+		service.Flags = 0
+	}
+	if f.flags.Changed("sched-flags") {
+		service.Flags, err = service.Scheduler.ParseSchedulerFlags(f.words)
+	}
+	if f.flags.Changed("one-packet") {
+		service.OnePacket = f.onePacket
+	}
+	return err
+}
