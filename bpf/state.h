@@ -4,11 +4,11 @@
  * the client's half alone (tcp_states and sctp_states, "INPUT-ONLY", in the kernel's
  * ip_vs_proto_tcp.c and ip_vs_proto_sctp.c), as far as they are reached from a SYN and an INIT.
  *
- * Three things differ from LVS. A SYN or INIT on a flow that is over opens another flow, also behind
- * a FIN (LVS: conn_reuse_mode bits 1 and 2). A TCP packet without SYN, FIN, RST and ACK ends nothing:
- * it passes for an ACK, as a SYN with ACK does, which no client sends. And a flow that is found
- * in its middle, because mh or a flood had left it unrecorded, has the state of a SYN (SCTP: NONE)
- * until the next packet.
+ * Three things differ from LVS. A SYN or INIT on a flow that is over opens another flow, also
+ * behind a FIN (LVS: conn_reuse_mode bits 1 and 2). A TCP packet without SYN, FIN, RST and ACK ends
+ * nothing: it passes for an ACK, as a SYN with ACK does, which no client sends. And a flow that is
+ * found in its middle, because mh or a flood had left it unrecorded, has the state of a SYN
+ * (SCTP: NONE) until the next packet.
  */
 #ifndef XDPLB_STATE_H
 #define XDPLB_STATE_H
@@ -77,7 +77,7 @@ static __always_inline bool is_opening(__u32 event)
 	return event == FLOW_SYN || event == FLOW_INIT;
 }
 
-/* As a state: what LVS calls an active connection. As an event: a packet from a connection's middle. */
+/* A state: what LVS calls an active connection. An event: a packet from a connection's middle. */
 static __always_inline bool is_established(__u32 state)
 {
 	return state == FLOW_ESTABLISHED || state == FLOW_SCTP_ESTABLISHED;

@@ -19,7 +19,8 @@ func restoreCommand(env *environment) *cobra.Command {
 		Use:   "restore [FILE]",
 		Short: "Replace the configuration by a saved one",
 		Long: `Replace the whole configuration by one in the format of "ipvsadm -S -n", from a file or standard input:
-services in direct-routing mode (-g), and timeouts, which are LVS's defaults if there is no --set. Anything else is refused with its line number, before anything is changed.
+services in direct-routing mode (-g), and timeouts, which are LVS's defaults if there is no --set. Anything else is
+refused with its line number, before anything is changed.
 
 Every packet meets the old configuration or the new one. Backends that stay keep their connections. A backend that
 does not answer for its MAC address is warned about and gets no connections.`,

@@ -79,7 +79,9 @@ func (l *ConnectionList) walkFlows(visit func(Connection) bool) {
 		if table.buckets.values[bucket].load(way).Target != entry.Target {
 			return true // replaced while it was read
 		}
-		left := uint32(table.timeout(entry)) - uint32(max(int16(uint16(table.now)-entry.Seen), 0))
+		// ticks since then, and one: a packet may have been seen a tick after the clock was read
+		age := max(uint16(table.now)-entry.Seen+1, 1)
+		left := table.timeout(entry) - min(age-1, table.timeout(entry))
 		defer table.lookAtTheClock() // visit may have taken long
 		return visit(Connection{
 			Service: owner.service.key(), Client: client, VIPPort: port, Backend: owner.backend.Addr,

@@ -44,7 +44,8 @@ type cold struct {
 	columns xdplbBackendColumns
 }
 
-// newSide says whether timeouts, services, lookup tables, cold columns or what was zeroed differ, for which a new epoch is needed.
+// newSide says whether timeouts, services, lookup tables, cold columns or what was zeroed differ, for which a new epoch is
+// needed.
 func (l *layout) newSide() bool {
 	return l.newTimes || l.directory != nil || len(l.services) > 0 || len(l.columns) > 0 || len(l.zeroed) > 0
 }

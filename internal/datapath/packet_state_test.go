@@ -5,6 +5,7 @@ package datapath
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -289,4 +290,136 @@ func TestTimeoutsOfASide(t *testing.T) {
 			t.Errorf("epoch %d: to %x, want %x", epoch, to, want)
 		}
 	}
+}
+
+// quoteSCTP4 and quoteSCTP6 are what a real server sent, as far as a router must quote it.
+func quoteSCTP4(bytes int) gopacket.Payload {
+	return packet(ip4(from4(vip4), to4(client4)), sctp(portPlain, clientPort, chunkSack))[:bytes]
+}
+
+func quoteSCTP6(bytes int) gopacket.Payload {
+	return packet(ip6(from6(vip6), to6(client6)), sctp(portPlain, clientPort, chunkSack))[:bytes]
+}
+
+// TestSCTPPackets: what is forwarded, what is malformed, and how errors and fragments follow an association.
+func TestSCTPPackets(t *testing.T) {
+	t.Parallel()
+	d := newRig(t)
+	services := worldServices()
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		services = append(services, virtual{
+			at: netip.AddrPortFrom(vip, portPlain), protocol: unix.IPPROTO_SCTP, scheduler: xdplbSchedulerSCHEDULER_RR,
+			slots: []uint32{real1},
+		})
+	}
+	d.publish(services...)
+	packet := func(chunks ...chunk) sctpPacket { return sctp(clientPort, portPlain, chunks...) }
+	short := func(bytes int) sctpPacket { return sctpPacket{packet(chunkInit).Payload[:bytes]} }
+	open4 := [][]byte{frame(ip4(), packet(chunkInit)), frame(ip4(), packet(chunkCookieEcho))}
+	open6 := [][]byte{frame(ip6(), packet(chunkInit)), frame(ip6(), packet(chunkCookieEcho))}
+	first := frame(ip4(fragment4(0, true)), packet(chunkData))
+	first6 := frame(ip6(), fragment6(77, 0, true), packet(chunkData))
+	var cases []packetCase
+	goes := func(name string, before [][]byte, in []byte) {
+		cases = append(cases, packetCase{name: name, before: before, in: in, want: forwarded(in, directorMAC, real1MAC), reason: isTX})
+	}
+	stays := func(name string, before [][]byte, in []byte, reason xdplbReason) {
+		cases = append(cases, packetCase{name: name, before: before, in: in, reason: reason})
+	}
+	goes("INIT", nil, frame(ip4(), packet(chunkInit)))
+	goes("INIT, IPv6", nil, frame(ip6(), packet(chunkInit)))
+	goes("INIT behind extension headers", nil, frame(ip6(), hopByHop(0), destinationOptions(1), packet(chunkInit)))
+	goes("INIT with options", nil, frame(ip4(withOptions(3)), packet(chunkInit)))
+	goes("a chunk header and no more", nil, frame(ip4(), short(16)))
+	goes("DATA", open4, frame(ip4(), packet(chunkData, chunkData)))
+	goes("DATA, IPv6", open6, frame(ip6(), packet(chunkData)))
+	goes("error", open4, error4(3, 4, quoteSCTP4(28)))
+	goes("error, IPv6", open6, error6(2, 0, quoteSCTP6(48)))
+	goes("first fragment", open4, first)
+	goes("later fragment", append(open4, first), later4(protocol4(132)))
+	goes("later fragment, IPv6", append(open6, first6), frame(ip6(), fragmentOf(132, 77, 181), data(100)))
+	for _, c := range []chunk{chunkData, chunkInitAck, chunkAbort, chunkShutdownAck, chunkCookieEcho} {
+		stays(fmt.Sprintf("chunk %d of no association", c), nil, frame(ip4(), packet(c)), isNoConnection)
+	}
+	stays("no service", nil, frame(ip4(), sctp(clientPort, portVLAN, chunkInit)), isNoService)
+	stays("error of another protocol's flow", [][]byte{frame(ip4(), syn(portPlain))}, error4(3, 4, quoteSCTP4(28)), isICMPUnmatched)
+	stays("no chunk", nil, frame(ip4(), short(12)), isMalformed)
+	stays("half a chunk header", nil, frame(ip6(), short(15)), isMalformed)
+	stays("half a header", nil, frame(ip4(), short(11)), isMalformed)
+	stays("chunk header of padding", nil, padded(frame(ip4(), short(12)), 20), isMalformed)
+	d.check(t, cases)
+}
+
+// TestAbortBehindACookie: an ABORT counts behind a COOKIE ECHO, but not where lengths hide it or where the packet has ended.
+func TestAbortBehindACookie(t *testing.T) {
+	t.Parallel()
+	d := newRig(t)
+	d.publish(virtual{
+		at: netip.AddrPortFrom(vip4, portPlain), protocol: unix.IPPROTO_SCTP, scheduler: xdplbSchedulerSCHEDULER_RR,
+		slots: []uint32{real1},
+	})
+	const length = 12 + 2 // where the first chunk says how long it is
+	whole := sctp(clientPort, portPlain, chunkCookieEcho, chunkAbort)
+	for _, c := range []struct {
+		name string
+		say  byte
+		cut  int
+		want xdplbFlowState
+	}{
+		{"whole", 9, 0, xdplbFlowStateFLOW_SCTP_CLOSED},
+		{"padding counted", 12, 0, xdplbFlowStateFLOW_SCTP_CLOSED},
+		{"no length", 0, 0, xdplbFlowStateFLOW_SCTP_ESTABLISHED},
+		{"shorter than its header", 3, 0, xdplbFlowStateFLOW_SCTP_ESTABLISHED},
+		{"longer than the packet", 255, 0, xdplbFlowStateFLOW_SCTP_ESTABLISHED},
+		{"cut", 9, 12 + 12 + 3, xdplbFlowStateFLOW_SCTP_ESTABLISHED},
+	} {
+		bytes := slices.Clone(whole.Payload)
+		bytes[length+1] = c.say
+		if c.cut > 0 {
+			bytes = bytes[:c.cut]
+		}
+		d.forget()
+		d.destination(t, frame(ip4(), sctp(clientPort, portPlain, chunkInit)))
+		d.destination(t, padded(frame(ip4(), sctpPacket{bytes}), 20))
+		d.wantFlows(t, c.name, flowTo(real1, c.want))
+	}
+}
+
+// TestAssociationFromItsMiddle: on an unsettled slot of mh an association that is not known is recorded, and believed with its
+// next packet; on a settled one its control chunks are looked at.
+func TestAssociationFromItsMiddle(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, ip func() gopacket.SerializableLayer) {
+		d := newRig(t)
+		publish := func(slot uint32) {
+			var services []virtual
+			for _, vip := range []netip.Addr{vip4, vip6} {
+				services = append(services, virtual{
+					at: netip.AddrPortFrom(vip, portPlain), protocol: unix.IPPROTO_SCTP, scheduler: xdplbSchedulerSCHEDULER_MH,
+					slots: []uint32{slot},
+				})
+			}
+			d.publish(services...)
+		}
+		type step struct {
+			chunk chunk
+			state xdplbFlowState
+		}
+		follow := func(what string, steps ...step) {
+			t.Helper()
+			for i, s := range steps {
+				d.destination(t, frame(ip(), sctp(clientPort, portPlain, s.chunk)))
+				d.wantFlows(t, fmt.Sprintf("%s, step %d", what, i), flowTo(real1, s.state))
+			}
+		}
+		publish(real1 | unsettled)
+		follow("data", step{chunkData, xdplbFlowStateFLOW_SCTP_NONE}, step{chunkSack, xdplbFlowStateFLOW_SCTP_ESTABLISHED},
+			step{chunkShutdown, xdplbFlowStateFLOW_SHUTDOWN_RECEIVED}, step{chunkShutdownComplete, xdplbFlowStateFLOW_SCTP_CLOSED})
+		d.forget()
+		follow("its end", step{chunkData, xdplbFlowStateFLOW_SCTP_NONE}, step{chunkShutdownAck, xdplbFlowStateFLOW_SCTP_CLOSED})
+		d.forget()
+		publish(real1)
+		follow("settled", step{chunkInit, xdplbFlowStateFLOW_INIT1}, step{chunkCookieEcho, xdplbFlowStateFLOW_SCTP_ESTABLISHED},
+			step{chunkData, xdplbFlowStateFLOW_SCTP_ESTABLISHED}, step{chunkAbort, xdplbFlowStateFLOW_SCTP_CLOSED})
+	})
 }

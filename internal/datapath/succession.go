@@ -236,13 +236,15 @@ func (p *planner) dropPrevious() {
 // prolongSettling lets services settle later that are at it while a longer timeout is set: more flows have no entry and are
 // not idle.
 func (p *planner) prolongSettling() {
-	longer := p.layout.timeouts.settling()
-	if longer <= p.live.timeouts.settling() {
+	settling := p.layout.timeouts.settling()
+	if settling <= p.live.timeouts.settling() {
 		return
 	}
+	settles := max(p.now+settling, 1)
 	for place, s := range p.nextValues() {
-		if was := &p.live.values[place]; was.Id == s.Id && was.Settles == s.Settles && was.isSettling(p.now) {
-			s.Settles = max(p.now+longer, 1)
+		was := &p.live.values[place]
+		if was.Id == s.Id && was.isSettling(p.now) && was.Settles == s.Settles && int32(settles-s.Settles) > 0 {
+			s.Settles = settles
 			p.layout.services = append(p.layout.services, placed{uint32(place), s}) // the last one counts
 		}
 	}
