@@ -192,6 +192,8 @@ static __always_inline enum reason choose_anew(const struct joiner *joiner,
 	else if (service->limited)
 		id = pick_limited(service, cursor, turn,
 				  is_hashing(service) ? joiner->otherwise : tag);
+	else if (is_hashing(service))
+		id = slot_of(service->table, joiner->otherwise);
 	else if (service->members)
 		id = choose_by_load(service, turn, tag);
 	else

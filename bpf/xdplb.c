@@ -237,8 +237,9 @@ static __always_inline enum reason place_once(const struct packet *p, struct fam
 					      target_t *target)
 {
 	struct cursor *cursor = bpf_map_lookup_elem(&cursors, &service->id);
-	union chosen_word chosen;
 	__u32 place = hash.tag;
+	union chosen_word chosen;
+	enum reason reason;
 
 	if (!is_addressed_to_us(p))
 		return REASON_OTHER_HOST;
@@ -248,10 +249,17 @@ static __always_inline enum reason place_once(const struct packet *p, struct fam
 		return REASON_NO_BACKEND;
 	if (is_hashing(service))
 		place = client_slot(p, family, service);
-	chosen.word = choose_once(service, cursor, place, now_ticks());
-	if (chosen.reason)
-		return chosen.reason;
-	*target = chosen.target;
+	if (service->persistence) {
+		*target = place;
+		reason = persist(p, family, service, cursor, hash, JOIN_CHOOSE, target);
+		if (reason)
+			return reason;
+	} else {
+		chosen.word = choose_once(service, cursor, place, now_ticks());
+		if (chosen.reason)
+			return chosen.reason;
+		*target = chosen.target;
+	}
 	count_connection(target_id(*target));
 	return REASON_TX;
 }

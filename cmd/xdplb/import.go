@@ -9,8 +9,10 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"xdplb/internal/datapath"
 	"xdplb/internal/ipvsadm"
@@ -37,15 +39,15 @@ func importIPVSCommand(env *environment) *cobra.Command {
 this host. What is imported is added to what there is; a service that is there already becomes what LVS has.
 
 Each line is printed with what becomes of it: taken, approximated (with a difference), left out (nothing is lost without
-it: a persistence template, a connection that is over or whose service is not imported) or refused. Of connections
-that are taken there is only the number. If any line is refused, nothing is changed: take it out of the file, and LVS
+it: a connection that is over or whose service is not imported) or refused. Of connections that are taken, and of
+persistence templates, there is only the number. If any line is refused, nothing is changed: take it out of the file, and LVS
 keeps that service or connection as long as it runs.
 
 Everything is applied at once. From then on packets of a connection that was read go to the real server that they went
 to under LVS, which does not see them any more; new connections are xdplb's; and all else goes on through LVS, such as a
 connection of an rr or wrr service that LVS has opened meanwhile. To end the take-over, clear LVS: ipvsadm -C.
 
-The running LVS shows neither scheduler flags nor thresholds, nor how long persistence lasts: with those, give --rules.`,
+The running LVS shows neither scheduler flags nor thresholds: with those, give --rules.`,
 		Example: `  xdplb attach eth0
   xdplb import ipvs --dry-run
   xdplb import ipvs && ipvsadm -C
@@ -182,7 +184,7 @@ func (env *environment) importRules(given string) (state lb.State, refused int, 
 	defer file.Close()
 	var rules io.Reader = file
 	if name == procRules {
-		text, err := ipvsadm.SaveProc(file)
+		text, err := ipvsadm.SaveProc(file, kernelTick())
 		if err != nil {
 			return lb.State{}, 0, fmt.Errorf("reading %s: %w", name, err)
 		}
@@ -198,6 +200,15 @@ func (env *environment) importRules(given string) (state lb.State, refused int, 
 		return lb.State{}, 0, fmt.Errorf("reading %s: %w", name, err)
 	}
 	return state, refused, nil
+}
+
+// kernelTick is the length of the kernel's ticks (1 s / CONFIG_HZ), which is how far its coarse clocks advance at once.
+func kernelTick() time.Duration {
+	var resolution unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &resolution); err != nil {
+		return 0 // no kernel that has IPVS
+	}
+	return time.Duration(resolution.Nano())
 }
 
 // mergeServices makes services what they are in another state, and adds those that are not there.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 
 	"xdplb/internal/datapath"
 	"xdplb/internal/ipvsadm"
@@ -69,15 +70,25 @@ func (env *environment) readConnections(given string, state *lb.State, tell func
 func judgeConnection(c ipvsadm.Connection, state *lb.State) (ours datapath.Connection, verdict ipvsadm.Verdict, why string) {
 	key := lb.ServiceKey{Addr: c.VIP, Protocol: c.Protocol}
 	service, found := state.Service(key)
+	if !found { // as the kernel does: a service of all ports gets what no other does
+		key.Addr = netip.AddrPortFrom(c.VIP.Addr(), 0)
+		service, found = state.Service(key)
+	}
+	template := c.Client.Port() == 0
 	switch {
-	case c.Client.Port() == 0:
-		return ours, ipvsadm.LeftOut, "it is a persistence template"
 	case !found:
 		return ours, ipvsadm.LeftOut, "its service is not imported, and stays LVS's"
 	case c.Left == 0:
 		return ours, ipvsadm.LeftOut, "it has expired"
+	case template && service.Persistence.Timeout == 0:
+		return ours, ipvsadm.LeftOut, "it is a persistence template, and its service is not persistent"
+	case template && c.VIP.Port() != service.Addr.Port():
+		return ours, ipvsadm.LeftOut, "it is a persistence template of another service"
 	}
-	its := openState(c.Protocol, c.State)
+	its := lvsState{state: datapath.StateNone}
+	if !template {
+		its = openState(c.Protocol, c.State)
+	}
 	switch {
 	case its.state == "":
 		return ours, ipvsadm.LeftOut, "it has no state of an open connection"
@@ -96,6 +107,9 @@ func judgeConnection(c ipvsadm.Connection, state *lb.State) (ours datapath.Conne
 	}
 	ours = datapath.Connection{
 		Service: key, Client: c.Client, VIPPort: c.VIP.Port(), Backend: c.Backend.Addr(), State: its.state, Left: c.Left,
+	}
+	if template {
+		return ours, ipvsadm.Taken, ""
 	}
 	if its.as != "" {
 		return ours, ipvsadm.Approximated, "as " + its.as

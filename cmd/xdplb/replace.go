@@ -39,8 +39,8 @@ func keepHops(wanted, current lb.State, forget bool) {
 		if !ok {
 			continue
 		}
-		if service.Persistence.Timeout != 0 && !forget {
-			service.Persistence.ExpireQuiescent = before.Persistence.ExpireQuiescent
+		if p := &service.Persistence; p.Timeout != 0 && !forget {
+			p.ExpireQuiescent = p.ExpireQuiescent || before.Persistence.ExpireQuiescent
 		}
 		for j := range service.Backends {
 			hop := &service.Backends[j].Hop

@@ -20,6 +20,9 @@ type adopter struct {
 // adopt records one connection, as add_flow in flow.h does.
 func (a *adopter) adopt(s *stranger, done *Adoption) error {
 	a.table.lookAtTheClock() // flows that packets have followed since would be taken for ones of long ago
+	if s.IsTemplate() {
+		return a.adoptTemplate(s, done)
+	}
 	at := netip.AddrPortFrom(s.Service.Addr.Addr(), s.VIPPort)
 	hash := hashFlow(a.d.meta.HashKeys, s.Client, at, uint8(s.Service.Protocol))
 	home := hash.home(a.d.meta.FlowBuckets)

@@ -23,6 +23,9 @@ type Connection struct {
 	Left    time.Duration // until it expires, if no packet comes
 }
 
+// IsTemplate says whether it is a persistence template.
+func (c *Connection) IsTemplate() bool { return c.Client.Port() == 0 }
+
 // ConnectionList lists the live flows of the services that there were when it was opened.
 type ConnectionList struct {
 	table     *flowTable

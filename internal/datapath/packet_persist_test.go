@@ -164,6 +164,31 @@ func TestPersistenceUDP(t *testing.T) {
 	d.wantTemplates(t, "a second one", 1, 2)
 }
 
+// TestPersistenceOfDatagrams: where each datagram is scheduled by itself, the template decides first too.
+func TestPersistenceOfDatagrams(t *testing.T) {
+	t.Parallel()
+	d := newRig(t)
+	for _, scheduler := range []xdplbScheduler{xdplbSchedulerSCHEDULER_RR, xdplbSchedulerSCHEDULER_SH} {
+		d.forgetClients()
+		services := persistent(sixMinutes, 24, 64, everywhere(portPlain, scheduler, d.addReals(3)...)...)
+		for i := range services {
+			services[i].flags = lb.SchedulerFlags(xdplbSchedulerFlagFLAG_ONE_PACKET) | lb.SHPort
+		}
+		d.publish(services...)
+		for n := range byte(8) {
+			want := d.destination(t, datagramOf(netip.AddrFrom4([4]byte{10, 1, n, 1}), 2000))
+			for port := range uint16(4) {
+				if to := d.destination(t, datagramOf(netip.AddrFrom4([4]byte{10, 1, n, 2}), 2000+port)); to != want {
+					t.Errorf("scheduler %d, client %d: to %x, want %x", scheduler, n, to, want)
+				}
+			}
+		}
+		if len(d.flows()) != 0 {
+			t.Errorf("scheduler %d: %d flows", scheduler, len(d.flows()))
+		}
+	}
+}
+
 // TestPersistenceGranularity: clients that agree in the leading bits are one.
 func TestPersistenceGranularity(t *testing.T) {
 	t.Parallel()

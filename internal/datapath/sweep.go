@@ -14,7 +14,8 @@ import (
 // sweepStep is how many buckets are swept between two looks at the context.
 const sweepStep = 4096
 
-// Sweep frees the entries of flows that have been idle for longer than their timeout or whose backend was removed, counts
+// Sweep frees the entries of flows that have been idle for longer than their timeout or whose backend was removed, and the
+// persistence templates that are over, counts
 // the flows of each backend anew for the schedulers that look at them, and settles the slots of mh services that no flow
 // strays from. Packets are not held up, and need no sweep to go the right
 // way: new flows take expired entries too. It returns how many entries were freed. The context's error ends it early.
@@ -35,10 +36,23 @@ func (d *Datapath) Sweep(ctx context.Context) (freed int, err error) {
 		}
 	}
 	loads.correct()
+	dropped, err := d.sweepTemplates(table)
+	if err != nil {
+		return freed, fmt.Errorf("sweeping the persistence templates: %w", err)
+	}
+	freed += dropped
 	if err := d.settleSlots(table); err != nil {
 		return freed, fmt.Errorf("settling the slots of mh services: %w", err)
 	}
 	return freed, nil
+}
+
+func (d *Datapath) sweepTemplates(table *flowTable) (dropped int, err error) {
+	live, err := d.readLive(nil)
+	if err != nil {
+		return 0, err
+	}
+	return d.openTemplates(table).sweep(d.owners(live))
 }
 
 // sweepBucket frees an entry only if it still is what was looked at: a packet may have come meanwhile. The note that flows

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // Persistence templates say which backend a client of a persistent service has (bpf/persist.h). Packets make and follow
@@ -138,4 +139,84 @@ func (t *flowTable) find(hash flowHash, meta *xdplbMeta) (entry xdplbEntry, foun
 		}
 	}
 	return xdplbEntry{}, false
+}
+
+// soonOver is how many ticks before its time is up a template gets another witness, if it needs one: more than from one
+// sweep to the next.
+const soonOver = 256
+
+// sweep drops the templates whose time is up, and lets those go on that have connections. It returns how many it dropped.
+func (t *templates) sweep(owners []owner) (dropped int, err error) {
+	type place struct {
+		in  *ebpf.Map
+		key xdplbTemplateKey
+	}
+	ending := make(map[place]xdplbTemplate)
+	err = t.walkAll(func(in *ebpf.Map, key xdplbTemplateKey, template xdplbTemplate) bool {
+		if !t.isLive(template) || template.left(t.flows.now) < soonOver && !t.isWitnessed(template) {
+			ending[place{in, key}] = template
+		}
+		return true
+	})
+	if err != nil || len(ending) == 0 {
+		return 0, err
+	}
+	t.flows.walk(func(bucket, way int, entry xdplbEntry) bool {
+		owner := owners[entry.backend()]
+		if owner.service == nil || !owner.service.isPersistent() {
+			return true
+		}
+		client, port := t.flows.origin(bucket, way, owner.service.Family)
+		for _, in := range []*ebpf.Map{t.kept, t.fresh} {
+			at := place{in, owner.service.templateKey(client.Addr())}
+			if template, ends := ending[at]; ends && template.Target == entry.Target {
+				vip := netip.AddrPortFrom(owner.service.key().Addr.Addr(), port)
+				t.call(at.in, at.key, hashFlow(t.meta.HashKeys, client, vip, owner.service.Protocol))
+				delete(ending, at)
+			}
+		}
+		return true
+	})
+	for at := range ending {
+		var template xdplbTemplate
+		// looked at once more, since a client may have come back meanwhile
+		if at.in.Lookup(at.key, &template) == nil && !t.isLive(template) && at.in.Delete(at.key) == nil {
+			dropped++
+		}
+	}
+	return dropped, nil
+}
+
+// call makes a connection the witness of a template, if that is still there.
+func (t *templates) call(in *ebpf.Map, key xdplbTemplateKey, hash flowHash) {
+	var template xdplbTemplate
+	if in.Lookup(key, &template) == nil {
+		template.Witness, template.Check = uint64(hash.bucket)<<32|uint64(hash.tag), hash.check
+		in.Update(key, template, ebpf.UpdateExist) // it may be gone
+	}
+}
+
+// adoptTemplate puts a template in, unless the client has one.
+func (a *adopter) adoptTemplate(s *stranger, done *Adoption) error {
+	templates := a.d.openTemplates(a.table)
+	service, key := s.owner.service, s.owner.service.templateKey(s.Client.Addr())
+	for _, in := range []*ebpf.Map{templates.kept, templates.fresh} {
+		var known xdplbTemplate
+		if in.Lookup(key, &known) == nil && templates.isLive(known) {
+			done.Known++
+			return nil
+		}
+	}
+	template := xdplbTemplate{
+		Target: a.table.targets[s.owner.backend.id], Expires: a.table.now + uint32(s.Left>>tickShift) + 1, Service: service.Id,
+	}
+	switch err := templates.kept.Put(key, template); {
+	case errors.Is(err, unix.E2BIG):
+		done.NoRoom++
+	case err != nil:
+		return fmt.Errorf("adopting a persistence template: %w", err)
+	default:
+		done.Adopted++
+	}
+	return a.wrote("writing a template")
 }

@@ -81,7 +81,7 @@ SCTP C0A83C64:0F1C rr
 FWM  00000007 lc 
   -> C0A83C08:0000      Route   1      3          22        
 something else
-`))
+`), 4*time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,10 +91,10 @@ something else
 -A -t 192.168.60.100:80 -s rr
 -a -t 192.168.60.100:80 -r 192.168.60.9:80 -g -w 2
 -a -t 192.168.60.100:80 -r 192.168.60.10:80 -g -w 1
--A -t 192.168.60.101:0 -s wlc -p ? -M 255.255.255.0
+-A -t 192.168.60.101:0 -s wlc -p 360 -M 255.255.255.0
 -A -u 192.168.60.100:53 -s wrr -o
 -a -u 192.168.60.100:53 -r 192.168.60.8:53 -m -w 0
--A -t [2001:db8::64]:80 -s mh -p ? -M 64
+-A -t [2001:db8::64]:80 -s mh -p 300 -M 64
 -a -t [2001:db8::64]:80 -r [2001:db8::8]:80 -i -w 1
 -A --sctp-service 192.168.60.100:3868 -s rr
 -A -f 7 -s lc
@@ -191,7 +191,7 @@ func FuzzJudgeRules(f *testing.F) {
 	f.Add(golden(f, "lvs/20-save-n.txt"))
 	f.Add("TCP  C0A83C64:0050 rr  \n  -> C0A83C09:0050      Route   2      4          23\nUDP  [2001:0db8:0000:0000:0000:0000:0000:0064]:0035 mh ops persistent 300 40000000\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		saved, err := ipvsadm.SaveProc(strings.NewReader(text))
+		saved, err := ipvsadm.SaveProc(strings.NewReader(text), time.Millisecond)
 		if err != nil {
 			return
 		}

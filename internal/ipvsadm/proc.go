@@ -16,22 +16,21 @@ import (
 
 // SaveProc writes a running LVS's table, as /proc/net/ip_vs has it (ip_vs_info_seq_show in the kernel's ip_vs_ctl.c), in
 // the save format: each line in place of the one that says the same, headings as blank lines. Scheduler flags and
-// thresholds do not show there, and the time of persistence only in the kernel's ticks, which nothing tells the length
-// of: it is written as "?", which no parser takes. A line that is none of the kernel's stays as it is. The error is the
-// reader's.
-func SaveProc(r io.Reader) (string, error) {
+// thresholds do not show there. The time of persistence does in the kernel's ticks, of which one has the length that is
+// given. A line that is none of the kernel's stays as it is. The error is the reader's.
+func SaveProc(r io.Reader, tick time.Duration) (string, error) {
 	var out strings.Builder
 	service, next := "", 1
 	err := eachLine(r, func(line int, text string) {
 		out.WriteString(strings.Repeat("\n", line-next))
 		next = line + 1
-		out.WriteString(saveProcLine(text, &service) + "\n")
+		out.WriteString(saveProcLine(text, tick, &service) + "\n")
 	})
 	return out.String(), err
 }
 
 // saveProcLine translates a line. service is the option that names the service whose lines these are.
-func saveProcLine(text string, service *string) string {
+func saveProcLine(text string, tick time.Duration, service *string) string {
 	words := strings.Fields(text)
 	switch {
 	case strings.HasPrefix(text, "IP Virtual Server version"), words[0] == "Prot", strings.HasPrefix(text, "-> RemoteAddress"):
@@ -45,7 +44,7 @@ func saveProcLine(text string, service *string) string {
 	case len(words) >= 3:
 		if name, ok := procService(words[0], words[1]); ok {
 			*service = name
-			return fmt.Sprintf("-A %s -s %s%s", name, words[2], procOptions(words[3:], strings.Contains(words[1], "[")))
+			return fmt.Sprintf("-A %s -s %s%s", name, words[2], procOptions(words[3:], tick, strings.Contains(words[1], "[")))
 		}
 	}
 	return text
@@ -64,19 +63,21 @@ func procService(protocol, word string) (string, bool) {
 
 // procOptions are those behind the scheduler: "ops", and "persistent", its ticks, and the netmask or, of IPv6, the
 // prefix length, whose bytes are swapped on the machines that are little-endian.
-func procOptions(words []string, is6 bool) (options string) {
+func procOptions(words []string, tick time.Duration, is6 bool) (options string) {
 	if len(words) > 0 && words[0] == "ops" {
 		words, options = words[1:], " -o"
 	}
 	if len(words) < 3 || words[0] != "persistent" {
 		return options
 	}
+	ticks, _ := strconv.ParseUint(words[1], 10, 32)
+	seconds := (time.Duration(ticks) * tick).Round(time.Second) / time.Second
 	mask, _ := strconv.ParseUint(words[2], 16, 32)
 	if is6 {
-		return fmt.Sprintf(" -p ? -M %d%s", max(mask>>24, mask&0xff), options)
+		return fmt.Sprintf(" -p %d -M %d%s", seconds, max(mask>>24, mask&0xff), options)
 	}
 	address := netip.AddrFrom4([4]byte{byte(mask >> 24), byte(mask >> 16), byte(mask >> 8), byte(mask)})
-	return fmt.Sprintf(" -p ? -M %s%s", address, options)
+	return fmt.Sprintf(" -p %d -M %s%s", seconds, address, options)
 }
 
 // procAddrPort reads C0A83C64:0050 and [2001:0db8:...:0064]:0050.
