@@ -67,3 +67,50 @@ func TestLimitIsGivenAndTaken(t *testing.T) {
 	limit(0, 0, 0, 1)
 	want("no limit again", 0, 1, 2)
 }
+
+// TestLimitOfMaglevIsTakenAway: flows that went elsewhere because their slot's backend was full stay there when there is no
+// limit any more and mh looks at slots alone again.
+func TestLimitOfMaglevIsTakenAway(t *testing.T) {
+	t.Parallel()
+	attachment, key := loadedService(t, lb.MH)
+	send := func(n int, flags layers.TCP) [6]byte {
+		t.Helper()
+		d, err := Open(pinDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		client := netip.AddrPortFrom(address(false, 9, n), 1000)
+		return d.send(t, attachment.Ifindex, frameTo(t, attachment.MAC, client, key.Addr, flags))
+	}
+	limit := func(upper uint32) {
+		t.Helper()
+		mustChange(t, func(s *lb.State) error {
+			return s.SetService(key, func(service *lb.Service) error {
+				service.Flags = lb.MHFallback
+				for i := range service.Backends[:2] {
+					service.Backends[i].Upper = upper
+				}
+				return nil
+			})
+		})
+	}
+	limit(2)
+	const clients = 20
+	var went [clients][6]byte
+	counts := map[byte]int{}
+	for n := range went {
+		went[n] = send(n, layers.TCP{SYN: true})
+		send(n, layers.TCP{ACK: true})
+		counts[went[n][5]]++
+	}
+	if counts[0] != 2 || counts[1] != 2 || counts[2] != clients-4 {
+		t.Fatalf("with limits of 2 and 2: %v", counts)
+	}
+	limit(0)
+	for n, want := range went {
+		if got := send(n, layers.TCP{ACK: true}); got != want {
+			t.Errorf("connection %d went to %x, and without limits to %x", n, want, got)
+		}
+	}
+}
