@@ -304,8 +304,8 @@ static __always_inline bool touch_flow(struct flow *flow, __u32 event, __u32 now
 }
 
 /*
- * Keeps the entry of a flow alive whose target is known without it. A function of its own, since
- * few packets need it.
+ * Keeps the entry of a flow alive whose target is known without it, and says whether there is one,
+ * whatever its target. A function of its own, since few packets need it.
  */
 __attribute__((noinline)) int keep_flow(__u64 packed, __u32 check, __u32 event, target_t target)
 {
@@ -315,7 +315,7 @@ __attribute__((noinline)) int keep_flow(__u64 packed, __u32 check, __u32 event, 
 
 	if (flow.bucket && flow.was.entry.target == target)
 		touch_flow(&flow, event, now);
-	return 0;
+	return flow.bucket != NULL;
 }
 
 static __always_inline void count_eviction(enum eviction kind)

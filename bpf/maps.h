@@ -18,6 +18,7 @@
 #define INTERFACES 256
 #define INTERFACE_PLACES 4
 #define FRAGMENTS 16384
+#define PEERS 4096
 
 /* user writes, user reads: what schema and which sizes these pins have */
 struct {
@@ -193,6 +194,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct egress);
 } egresses SEC(".maps");
+
+/* user writes, prog reads: the id of the backend that is the director itself, for whom a peer sends */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PEERS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct peer);
+	__type(value, __u32);
+} peers SEC(".maps");
 
 /*
  * user writes at attach and detach (mmap, word by word), prog reads: interface i is at (i + n) %

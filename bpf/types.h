@@ -45,6 +45,7 @@ enum scheduler {
 /* The flags of a service's scheduler that the program looks at; the numbers are lb.SchedulerFlags'. */
 enum scheduler_flag {
 	FLAG_FALLBACK = 1, /* sh, mh: another backend where the hashed one has reached its limit */
+	FLAG_PEERS = 0x40, /* the director is a backend, and so are others: see struct peer */
 	FLAG_ONE_PACKET = 0x80, /* UDP: each datagram is scheduled by itself */
 	FLAG_HASH_PORT = 2,	/* sh, mh: the client's port is part of what is hashed */
 };
@@ -226,6 +227,16 @@ struct service {
 enum persistence {
 	PERSISTENCE_SECONDS = 0xffffff,		   /* how long a client stays with its backend */
 	PERSISTENCE_EXPIRES_QUIESCENT = 0x1000000, /* not with one of weight 0 (LVS's sysctl) */
+};
+
+/*
+ * Another backend of a service that has the director among its backends: it may be a director too,
+ * which has scheduled the packets that it sends here.
+ */
+struct peer {
+	__u8 mac[6];
+	__u8 zero[2];
+	__u32 service; /* service id */
 };
 
 /*
@@ -504,6 +515,7 @@ ASSERT_SIZE(struct config, 64);
 ASSERT_SIZE(struct service_bucket, 64);
 ASSERT_SIZE(struct port_range, 16);
 ASSERT_SIZE(struct service, 64);
+ASSERT_SIZE(struct peer, 12);
 ASSERT_SIZE(struct slots, 4 * SLOTS);
 ASSERT_SIZE(struct member, 8);
 ASSERT_SIZE(struct load, 16);

@@ -264,11 +264,57 @@ static __always_inline enum reason place_once(const struct packet *p, struct fam
 	return REASON_TX;
 }
 
+/* The backend that is the director itself, if the packet comes from a peer; 0: it does not. */
+__attribute__((noinline)) __u32 find_self(__u64 source, __u32 service)
+{
+	struct peer peer = { .service = service };
+	__u32 *self;
+
+	__builtin_memcpy(peer.mac, &source, sizeof(peer.mac));
+	self = bpf_map_lookup_elem(&peers, &peer);
+	return self ? *self : 0;
+}
+
+/*
+ * Two directors may be each other's real servers. What another backend of the service sends here, to
+ * the VIP, it has scheduled: it is for the director itself. Were it scheduled again, it could go back
+ * to where it came from, round and round until its TTL is used up.
+ */
+static __always_inline __u32 self_of_peer(const struct packet *p, const struct service *service)
+{
+	if (!(service->flags & FLAG_PEERS))
+		return 0;
+	/* and the two bytes behind it */
+	return find_self(*(const __u64 *)p->eth->h_source, service->id);
+}
+
+/* Records a flow that a peer has scheduled. Where it is known as another backend's, the peer is right. */
+static __always_inline enum reason place_own(const struct packet *p, struct family family,
+					     const struct service *service, struct flow_hash hash,
+					     __u32 event, __u32 self, target_t *target)
+{
+	enum reason reason = aim(self, target);
+
+	if (reason)
+		return reason;
+	if (!is_addressed_to_us(p))
+		return REASON_OTHER_HOST;
+	if (service->flags & FLAG_ONE_PACKET) {
+		count_connection(self);
+		return REASON_TX;
+	}
+	if (keep_flow(PACKED(hash), hash.check, event, *target))
+		return REASON_TX;
+	return record_flow(p, family, NULL, NULL, hash,
+			   service->members ? hash.check | CHECK_COUNTED : hash.check,
+			   first_state(event, is_first(event)), now_ticks(), target);
+}
+
 static __always_inline enum reason place(const struct packet *p, struct family family,
 					 target_t *target)
 {
 	const struct service *service = find_service(p, family);
-	__u32 event = p->event, now, unrecorded = 0;
+	__u32 event = p->event, now, unrecorded = 0, self;
 	struct flow_hash hash;
 	struct cursor *cursor = NULL;
 	struct flow flow = {};
@@ -277,6 +323,9 @@ static __always_inline enum reason place(const struct packet *p, struct family f
 	if (!service)
 		return REASON_NO_SERVICE;
 	hash = family.is_ip6 ? hash_flow6(&p->key6) : hash_flow4(&p->key4);
+	self = self_of_peer(p, service);
+	if (self)
+		return place_own(p, family, service, hash, event, self, target);
 	if (service->flags & FLAG_ONE_PACKET)
 		return place_once(p, family, service, hash, target);
 	if (!is_first(event) && is_settled(p, family, service, target)) {
@@ -319,9 +368,12 @@ static __always_inline enum reason place_quoted(const struct packet *p, struct f
 						target_t *target)
 {
 	const struct service *service = find_service(p, family);
+	__u32 self = service ? self_of_peer(p, service) : 0;
 	struct flow_hash hash;
 	struct flow flow;
 
+	if (self)
+		return aim(self, target);
 	if (service && is_settled(p, family, service, target))
 		return REASON_TX;
 	hash = family.is_ip6 ? hash_flow6(&p->key6) : hash_flow4(&p->key4);

@@ -174,6 +174,13 @@ type drivenOrigins struct {
 	Zero [3]uint64
 }
 
+type drivenPeer struct {
+	_       structs.HostLayout
+	Mac     [6]uint8
+	Zero    [2]uint8
+	Service uint32
+}
+
 type drivenPortRange struct {
 	_       structs.HostLayout
 	Key     uint64
@@ -319,6 +326,7 @@ const (
 	drivenMapLoads                 = "loads"
 	drivenMapMeta                  = "meta"
 	drivenMapNewTemplates          = "new_templates"
+	drivenMapPeers                 = "peers"
 	drivenMapPortRanges            = "port_ranges"
 	drivenMapReasons               = "reasons"
 	drivenMapRetiredCounters       = "retired_counters"
@@ -411,6 +419,7 @@ type drivenMapSpecs struct {
 	Loads           *ebpf.MapSpec `ebpf:"loads"`
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
 	NewTemplates    *ebpf.MapSpec `ebpf:"new_templates"`
+	Peers           *ebpf.MapSpec `ebpf:"peers"`
 	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	RetiredCounters *ebpf.MapSpec `ebpf:"retired_counters"`
@@ -477,6 +486,7 @@ type drivenMaps struct {
 	Loads           *ebpf.Map `ebpf:"loads"`
 	Meta            *ebpf.Map `ebpf:"meta"`
 	NewTemplates    *ebpf.Map `ebpf:"new_templates"`
+	Peers           *ebpf.Map `ebpf:"peers"`
 	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	RetiredCounters *ebpf.Map `ebpf:"retired_counters"`
@@ -508,6 +518,7 @@ func (m *drivenMaps) Close() error {
 		m.Loads,
 		m.Meta,
 		m.NewTemplates,
+		m.Peers,
 		m.PortRanges,
 		m.Reasons,
 		m.RetiredCounters,

@@ -44,7 +44,9 @@ func (l *layout) steps(d *Datapath) []step {
 	if l.newSide() {
 		steps = append(steps, step{"building the other side", func() error { return l.build(d) }})
 	}
-	steps = append(steps, step{"changing next hops", func() error { return storeHops(d, l.gained) }})
+	steps = append(steps, step{"changing next hops", func() error {
+		return errors.Join(storeHops(d, l.gained), d.addPeers(side(l.epoch)))
+	}})
 	if l.newSide() {
 		steps = append(steps, step{"publishing", func() error { d.config.store(configEpoch, l.epoch); return nil }})
 	}

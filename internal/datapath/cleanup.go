@@ -32,6 +32,9 @@ func (d *Datapath) cleanUp(epoch uint64, after func(step string) error) error {
 	if d.tidy(epoch) {
 		return nil
 	}
+	if err := d.syncPeers(side(epoch)); err != nil {
+		return err
+	}
 	left := d.findLeftover(epoch)
 	if left.empty() {
 		d.config.store(configTidy, epoch+1)

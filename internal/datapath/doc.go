@@ -37,7 +37,7 @@
 //  2. fill the words of new backends and egresses, which nothing refers to yet, and zero their counters,
 //  3. write what differs to the other side, which nobody reads, and the lookup tables of changed services where no live
 //     service has one, all in the maps' memory; where the row of slots has no part yet, make it,
-//  4. change next hops of existing backends, one word each,
+//  4. change next hops of existing backends, one word each, and add peers (peers.go), of which step 7 removes the others,
 //  5. publish: one 64-bit store of config.epoch; packets of every kind and family change over at once,
 //  6. forget next hops that are not known any more, after the last packet that may choose them,
 //

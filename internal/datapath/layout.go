@@ -319,6 +319,9 @@ func (p *planner) addService(wanted *lb.Service) (err error) {
 		now.backends = append(now.backends, &all[i])
 	}
 	now.sort()
+	if now.hasPeers() {
+		now.Flags |= havePeers
+	}
 	if err := p.addTable(was, now); err != nil {
 		return fmt.Errorf("service %s: %w", wanted.ServiceKey, err)
 	}

@@ -39,7 +39,7 @@ func (s *service) find(addr netip.Addr) *backend {
 
 // is says whether the service is as wanted, to the last backend, and so are the tables.
 func (s *service) is(wanted *lb.Service) bool {
-	if s.ports != wanted.Ports || s.Scheduler != uint32(wanted.Scheduler) || s.Flags != serviceFlags(wanted) ||
+	if s.ports != wanted.Ports || s.Scheduler != uint32(wanted.Scheduler) || s.Flags&^havePeers != serviceFlags(wanted) ||
 		s.persistence() != wanted.Persistence || len(s.backends) != len(wanted.Backends) {
 		return false
 	}
@@ -91,7 +91,7 @@ func (c *configuration) state() (lb.State, error) {
 	all := make([]lb.Backend, 0, total)
 	for _, s := range c.list {
 		service := lb.Service{
-			ServiceKey: s.key(), Ports: s.ports, Scheduler: lb.Scheduler(s.Scheduler), Flags: lb.SchedulerFlags(s.Flags &^ onePacket),
+			ServiceKey: s.key(), Ports: s.ports, Scheduler: lb.Scheduler(s.Scheduler), Flags: lb.SchedulerFlags(s.Flags &^ (onePacket | havePeers)),
 			Persistence: s.persistence(),
 			OnePacket:   s.Flags&onePacket != 0,
 		}

@@ -141,6 +141,7 @@ func (d *Datapath) byName() map[string]**ebpf.Map {
 		xdplbMapMeta:            &d.maps.Meta,
 		xdplbMapNewTemplates:    &d.maps.NewTemplates,
 		xdplbMapReasons:         &d.maps.Reasons,
+		xdplbMapPeers:           &d.maps.Peers,
 		xdplbMapPortRanges:      &d.maps.PortRanges,
 		xdplbMapRetiredCounters: &d.maps.RetiredCounters,
 		xdplbMapSearches:        &d.maps.Searches,
@@ -165,6 +166,8 @@ func (d *Datapath) mapStatus(name string, m *ebpf.Map, live *configuration) (Map
 		status.Used, err = countKeys[xdplbFragmentKey, xdplbEntry](m)
 	case xdplbMapTemplates, xdplbMapNewTemplates:
 		status.Used, err = countKeys[xdplbTemplateKey, xdplbTemplate](m)
+	case xdplbMapPeers:
+		status.Used, err = countKeys[xdplbPeer, uint32](m)
 	case xdplbMapInterfaces:
 		status.Used = uint32(len(d.rows()))
 	case xdplbMapBackends, xdplbMapBackendCounters, xdplbMapLimits, xdplbMapLoads:

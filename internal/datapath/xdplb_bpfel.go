@@ -225,6 +225,13 @@ type xdplbOrigins struct {
 	Zero [3]uint64
 }
 
+type xdplbPeer struct {
+	_       structs.HostLayout
+	Mac     [6]uint8
+	Zero    [2]uint8
+	Service uint32
+}
+
 type xdplbPersistence uint32
 
 const (
@@ -287,6 +294,7 @@ type xdplbSchedulerFlag uint32
 
 const (
 	xdplbSchedulerFlagFLAG_FALLBACK   xdplbSchedulerFlag = 1
+	xdplbSchedulerFlagFLAG_PEERS      xdplbSchedulerFlag = 64
 	xdplbSchedulerFlagFLAG_ONE_PACKET xdplbSchedulerFlag = 128
 	xdplbSchedulerFlagFLAG_HASH_PORT  xdplbSchedulerFlag = 2
 )
@@ -455,6 +463,7 @@ const (
 	xdplbMapLoads                 = "loads"
 	xdplbMapMeta                  = "meta"
 	xdplbMapNewTemplates          = "new_templates"
+	xdplbMapPeers                 = "peers"
 	xdplbMapPortRanges            = "port_ranges"
 	xdplbMapReasons               = "reasons"
 	xdplbMapRetiredCounters       = "retired_counters"
@@ -544,6 +553,7 @@ type xdplbMapSpecs struct {
 	Loads           *ebpf.MapSpec `ebpf:"loads"`
 	Meta            *ebpf.MapSpec `ebpf:"meta"`
 	NewTemplates    *ebpf.MapSpec `ebpf:"new_templates"`
+	Peers           *ebpf.MapSpec `ebpf:"peers"`
 	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	RetiredCounters *ebpf.MapSpec `ebpf:"retired_counters"`
@@ -609,6 +619,7 @@ type xdplbMaps struct {
 	Loads           *ebpf.Map `ebpf:"loads"`
 	Meta            *ebpf.Map `ebpf:"meta"`
 	NewTemplates    *ebpf.Map `ebpf:"new_templates"`
+	Peers           *ebpf.Map `ebpf:"peers"`
 	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	RetiredCounters *ebpf.Map `ebpf:"retired_counters"`
@@ -640,6 +651,7 @@ func (m *xdplbMaps) Close() error {
 		m.Loads,
 		m.Meta,
 		m.NewTemplates,
+		m.Peers,
 		m.PortRanges,
 		m.Reasons,
 		m.RetiredCounters,
