@@ -114,15 +114,14 @@ func (s Scheduler) FlagNames(flags SchedulerFlags) string {
 
 // ParseSchedulerFlag finds a flag by LVS's name, and the scheduler that alone has it, if it is one's ("flag-2" is any's).
 func ParseSchedulerFlag(word string) (flag SchedulerFlags, of Scheduler, known bool) {
-	for i := range RR.flagNames() {
-		for _, of := range []Scheduler{RR, SH, MH} {
-			if of.flagNames()[i] != word {
-				continue
+	for i, name := range RR.flagNames() {
+		if name == word {
+			return 1 << i, 0, true
+		}
+		for _, of := range []Scheduler{SH, MH} {
+			if of.flagNames()[i] == word {
+				return 1 << i, of, true
 			}
-			if word == RR.flagNames()[i] {
-				of = 0
-			}
-			return 1 << i, of, true
 		}
 	}
 	return 0, 0, false
