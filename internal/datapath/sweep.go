@@ -14,11 +14,11 @@ import (
 // sweepStep is how many buckets are swept between two looks at the context.
 const sweepStep = 4096
 
-// Sweep frees the entries of flows that have been idle for longer than their timeout or whose backend was removed, and the
-// persistence templates that are over, counts
-// the flows of each backend anew for the schedulers that look at them, and settles the slots of mh services that no flow
-// strays from. Packets are not held up, and need no sweep to go the right
-// way: new flows take expired entries too. It returns how many entries were freed. The context's error ends it early.
+// Sweep frees the entries of flows that have been idle for longer than their timeout or whose backend was removed, and
+// the persistence templates that are over; counts the flows of each backend anew for the schedulers that look at them; and
+// settles the slots of mh services that no flow strays from. Packets are not held up, and need no sweep to go the right
+// way: new flows take expired entries too. It returns how many entries and templates were freed. The context's error ends
+// it early.
 func (d *Datapath) Sweep(ctx context.Context) (freed int, err error) {
 	table, err := d.openFlows()
 	if err != nil {
