@@ -29,10 +29,10 @@ backends have names; those of clients never have. "expire" is when a connection 
 nothing: minutes and seconds.
 
 States are what the client's packets show, since replies do not pass the director. TCP: SYN_RECV, ESTABLISHED, FIN_WAIT
-(the client has closed its half), TIME_WAIT (right behind its SYN), CLOSE (it has reset the connection). SCTP: INIT1, INIT,
-C-ECHOED, ESTABLISHED, S-RECEIVED (the client shuts down), CLOSED, and NONE (one packet of an association that was not
-known). And UDP. NONE with port 0 is a persistence template: it says to which backend the next connections of a client
-go.
+(the client has closed its half), TIME_WAIT (right behind its SYN), CLOSE (it has reset the connection). SCTP: INIT1,
+INIT, C-ECHOED, ESTABLISHED, S-RECEIVED (the client shuts down), CLOSED, and NONE (one packet of an association that was
+not known). And UDP. NONE with port 0 is a persistence template: it says to which backend the next connections of a
+client go.
 
 Filters leave out what does not fit all of them. With --json the output is one array, whose elements come one by one:
 however many connections there are, memory does not grow.

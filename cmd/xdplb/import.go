@@ -40,8 +40,8 @@ this host. What is imported is added to what there is; a service that is there a
 
 Each line is printed with what becomes of it: taken, approximated (with a difference), left out (nothing is lost without
 it: a connection that is over or whose service is not imported) or refused. Of connections that are taken, and of
-persistence templates, there is only the number. If any line is refused, nothing is changed: take it out of the file, and LVS
-keeps that service or connection as long as it runs.
+persistence templates, there is only the number. If any line is refused, nothing is changed: take it out of the file,
+and LVS keeps that service or connection as long as it runs.
 
 Everything is applied at once. From then on packets of a connection that was read go to the real server that they went
 to under LVS, which does not see them any more; new connections are xdplb's; and all else goes on through LVS, such as a

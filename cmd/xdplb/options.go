@@ -11,7 +11,7 @@ import (
 
 const optionsHelp = `Flags of schedulers, as ipvsadm has them:
   sh-port, mh-port          hash the client's port too
-  sh-fallback, mh-fallback  where the backend that the hash tells is quiesced or has reached its upper threshold, take another`
+  sh-fallback, mh-fallback  take another backend where the hash's is quiesced or has reached its upper threshold`
 
 // optionFlags are --sched-flags and --one-packet.
 type optionFlags struct {

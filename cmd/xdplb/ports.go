@@ -11,8 +11,8 @@ import (
 	"xdplb/internal/lb"
 )
 
-const portsHelp = `One service can have several ports: --port takes a list of ports and ranges. They share the service's backends, turns and
-counters, and the real servers listen on all of them. The service is named by the port behind its address or, where
+const portsHelp = `One service can have several ports: --port takes a list of ports and ranges. They share the service's backends, turns
+and counters, and the real servers listen on all of them. The service is named by the port behind its address or, where
 that stands alone when it is added, by the first of the list. No port can belong to two services.`
 
 // portsFlag is --port, the ports of a service that has several.
