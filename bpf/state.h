@@ -14,6 +14,8 @@
 #define XDPLB_STATE_H
 
 #include <stdbool.h>
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
 
 #include "types.h"
 
@@ -58,6 +60,7 @@ static __always_inline __u32 next_state(__u32 state, __u32 event)
 
 	if (event == state)
 		return state;
+	barrier_var(event); /* or the bound is left out that kernels before 6.8 must see here */
 	next = next_states[event % 32] >> 4 * state & 15;
 	return next ? next : state;
 }
