@@ -28,6 +28,9 @@ Native mode runs in the network driver. Where the driver cannot, "auto" falls ba
 and says why. An interface that carries somebody else's XDP program is refused. What breaks direct routing on the
 interface (LRO, an MTU that the driver cannot serve, ...) is warned about.
 
+A service that gets more new TCP connections than the flood rate goes into flood mode for some seconds: SYNs are placed
+by their hash and not recorded, so that a flood of them cannot fill the table. What answers is recorded then.
+
 Attach each interface that receives packets for a VIP and each that leads to backends. To attach one again in another
 mode, detach it first.`,
 		Example: `  xdplb attach eth0
@@ -65,6 +68,9 @@ mode, detach it first.`,
 	size(&capacity.Flows, "flows", datapath.MaxFlows, datapath.DefaultCapacity.Flows, "connections")
 	size(&capacity.Services, "services", maxServices, datapath.DefaultCapacity.Services, "services")
 	size(&capacity.Backends, "backends", datapath.MaxBackends, datapath.DefaultCapacity.Backends, "backends of all services")
+	parsedVar(flags, &capacity.FloodRate, "flood-rate", "N", "",
+		fmt.Sprintf("flood mode above `N` new connections of a service in %.2f s (default a sixteenth of --flows)", datapath.Tick.Seconds()),
+		func(word string) (uint32, error) { return parseSize(word, datapath.MaxFlows) })
 	completeFlag(cmd, "mode", cobra.FixedCompletions([]string{"auto", "native", "generic"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }

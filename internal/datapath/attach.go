@@ -109,7 +109,7 @@ func openOrCreate(pinDir string, capacity Capacity, timeout time.Duration) (_ *D
 }
 
 func (c Capacity) String() string {
-	return fmt.Sprintf("%d flows, %d services and %d backends", c.Flows, c.Services, c.Backends)
+	return fmt.Sprintf("%d flows, %d services and %d backends, with a flood rate of %d", c.Flows, c.Services, c.Backends, c.FloodRate)
 }
 
 // attach puts the interface's row in before the link, so that no packet runs without it.

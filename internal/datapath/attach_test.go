@@ -415,6 +415,8 @@ func TestCapacity(t *testing.T) {
 	attachment := director(t, Capacity{Flows: 1024, Services: 2, Backends: 3})
 	_, err := Attach(pinDir, "far0", Auto, Capacity{Flows: 2048})
 	wantError(t, err, "1024 flows", "2048 flows", "detach")
+	_, err = Attach(pinDir, "far0", Auto, Capacity{FloodRate: 77})
+	wantError(t, err, "rate of 1024", "rate of 77", "detach")
 
 	before, after := crashStates(t, attachment.Ifindex)
 	_, err = Change(pinDir, to(before))

@@ -46,6 +46,8 @@ type Capacity struct {
 	Flows    uint32 // remembered connections, of IPv4 and IPv6 together; half as many more where they crowd
 	Services uint32
 	Backends uint32 // over all services
+	// How many new TCP connections a service may get in a [Tick] before it goes into flood mode. The default goes by Flows.
+	FloodRate uint32
 }
 
 // DefaultCapacity is the capacity of pins for which none was asked. Nobody writes to it.
@@ -61,6 +63,9 @@ func (c Capacity) or(other Capacity) Capacity {
 	}
 	if c.Backends == 0 {
 		c.Backends = other.Backends
+	}
+	if c.FloodRate == 0 {
+		c.FloodRate = other.FloodRate
 	}
 	return c
 }
@@ -106,17 +111,22 @@ func (c Capacity) meta() (xdplbMeta, error) {
 	return meta, nil
 }
 
-// floodRate is how many new flows a service may get in a tick before it goes into flood mode: so few that even then a
-// SYN's flow, which has three of a bucket's five ways, stays for about ten seconds, which is time to answer.
-func (c Capacity) floodRate() uint32 { return max(c.Flows/16, 1024) }
+// floodRate is the rate, or by default so few that even then a SYN's flow, which has three of a bucket's five ways, stays
+// for about ten seconds, which is time to answer.
+func (c Capacity) floodRate() uint32 {
+	if c.FloodRate != 0 {
+		return c.FloodRate
+	}
+	return max(c.Flows/16, 1024)
+}
 
 // portRanges is how many ranges of ports the services together may have.
 func portRanges(meta *xdplbMeta) uint32 { return max(4*meta.Services, 1024) }
 
 // templates is how many persistence templates there can be of clients that have sent more than one packet, and of others:
-// of these enough for those of half a second at the flood rate, after which the client's next packet has come.
+// of these enough for those of half a second at the default flood rate, after which the client's next packet has come.
 func (c Capacity) templates() (kept, fresh uint32) {
-	return max(c.Flows/4, 4096), max(c.floodRate()/2, 4096)
+	return max(c.Flows/4, 4096), max(c.Flows/32, 4096)
 }
 
 // size gives the maps their sizes, and the program its constants.
@@ -125,7 +135,7 @@ func size(spec *ebpf.CollectionSpec, meta *xdplbMeta) error {
 	if err := spec.Assign(&specs); err != nil {
 		return fmt.Errorf("reading the embedded object: %w", err)
 	}
-	capacity := Capacity{meta.Flows, meta.Services, meta.Backends}
+	capacity := capacityOf(meta)
 	buckets := meta.FlowBuckets + meta.SpillBuckets
 	templates, newTemplates := capacity.templates()
 	for m, entries := range map[*ebpf.MapSpec]uint32{
@@ -176,8 +186,10 @@ func Prepare(pinDir string, spec *ebpf.CollectionSpec) error {
 }
 
 // capacity is what the pins were made for.
-func (d *Datapath) capacity() Capacity {
-	return Capacity{d.meta.Flows, d.meta.Services, d.meta.Backends}
+func (d *Datapath) capacity() Capacity { return capacityOf(&d.meta) }
+
+func capacityOf(meta *xdplbMeta) Capacity {
+	return Capacity{meta.Flows, meta.Services, meta.Backends, meta.FloodRate}
 }
 
 // mapNames lists the maps that are pinned: all but the program's constants, which it holds itself (".rodata").

@@ -7,7 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gopacket/gopacket/layers"
 	"golang.org/x/sys/unix"
+
+	"xdplb/internal/lb"
 )
 
 const floodTicks = 4 // FLOOD_TICKS of schedule.h
@@ -392,5 +395,41 @@ func TestSettledSlots(t *testing.T) {
 				t.Errorf("afterwards its entry names backend %d, want %d", got, c.records)
 			}
 		})
+	}
+}
+
+// TestFloodRate: the rate that was asked for at attach is the program's.
+func TestFloodRate(t *testing.T) {
+	t.Parallel()
+	const rate = 5
+	capacity := small
+	capacity.FloodRate = rate
+	attachment := director(t, capacity)
+	key := lb.ServiceKey{Addr: service4, Protocol: lb.TCP}
+	hop := lb.NextHop{MAC: real1MAC, Ifindex: attachment.Ifindex}
+	mustChange(t, func(s *lb.State) error {
+		return s.AddService(lb.Service{ServiceKey: key, Scheduler: lb.RR, Backends: []lb.Backend{{Addr: address(false, 2, 1), Weight: 1, Hop: hop}}})
+	})
+	d, err := Open(pinDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	send := func(n int) {
+		d.send(t, attachment.Ifindex, frameTo(t, attachment.MAC, clientNumber(n), service4, layers.TCP{SYN: true}))
+	}
+	earlyTick(t)
+	for n := range rate {
+		send(n)
+	}
+	for want := range 2 {
+		status, err := d.Status()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status.Flows.Floods != uint64(want) || status.Flows.FloodRate != rate {
+			t.Errorf("%d new connections: %+v, want %d floods", rate+want, status.Flows, want)
+		}
+		send(rate + want)
 	}
 }

@@ -168,7 +168,9 @@ func TestStatus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if status.Epoch != 1 || status.Schema != Schema || status.Capacity != small || status.Program.Name != "xdplb" {
+	capacity := small
+	capacity.FloodRate = 1024
+	if status.Epoch != 1 || status.Schema != Schema || status.Capacity != capacity || status.Program.Name != "xdplb" {
 		t.Errorf("status %+v", status)
 	}
 	if age := time.Since(status.Program.LoadedAt); age < -2*time.Second || age > time.Minute {
