@@ -74,13 +74,24 @@ func (env *environment) demo(binary string) (err error) {
 	for _, step := range demoSteps() {
 		d.voice.heading(step.title)
 		if err := step.do(d); err != nil {
-			if ctx.Err() != nil {
+			if ctx.Err() != nil || isInterrupt(err) {
 				err = errors.New("interrupted")
 			}
 			return fmt.Errorf("%s: %w", step.title, err)
 		}
 	}
 	return nil
+}
+
+// isInterrupt says whether a command was ended by the terminal, whose signal goes to all that the demo has started and may
+// reach a command before the demo itself.
+func isInterrupt(err error) bool {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGINT
 }
 
 // findProgram returns the directory of the xdplb to show.

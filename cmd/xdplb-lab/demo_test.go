@@ -204,3 +204,23 @@ func descendants(t *testing.T, parent int) []process {
 	}
 	return found
 }
+
+// TestInterruptOfACommand: a command that the terminal's signal ends before the demo hears of it was interrupted too.
+func TestInterruptOfACommand(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		signal syscall.Signal
+		want   bool
+	}{{syscall.SIGINT, true}, {syscall.SIGKILL, false}} {
+		cmd := exec.CommandContext(t.Context(), "sleep", "60")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Process.Signal(test.signal); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); isInterrupt(fmt.Errorf("a step: %w", err)) != test.want {
+			t.Errorf("%v: is it an interrupt: want %v", err, test.want)
+		}
+	}
+}
