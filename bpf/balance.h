@@ -545,7 +545,7 @@ static __always_inline enum reason choose_limited(const struct service *service,
 
 		if (!id)
 			break;
-		if (reserve(id, fresh->state))
+		if (reserve(id, state_of(*fresh)))
 			return aim(id, &fresh->target);
 	}
 	return REASON_NO_BACKEND;
@@ -588,7 +588,7 @@ union chosen_word {
 __attribute__((noinline)) __u64 choose_once(const struct service *service, struct cursor *cursor,
 					    __u32 place, __u32 now)
 {
-	struct entry fresh = { .target = place, .state = FLOW_DATAGRAM };
+	struct entry fresh = { .target = place, .status = FLOW_DATAGRAM };
 	union chosen_word chosen = { .reason = REASON_INTERNAL };
 	__u64 turn;
 

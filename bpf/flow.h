@@ -3,7 +3,7 @@
  * Flows: which backend a connection has. Nothing outside this file knows how they are kept.
  *
  * The table is an array of buckets of one cache line each. A flow's keyed hash selects its bucket
- * and gives a tag of 39 bits by which it is known there, so that a packet of a known flow reads one
+ * and gives a tag of 37 bits by which it is known there, so that a packet of a known flow reads one
  * line. Beyond the cache that is one miss, where the kernel's hash maps take three.
  *
  * All CPUs share the table. An entry is one word: a packet reads it whole and changes it by
@@ -59,7 +59,7 @@ union entry_word {
 struct flow_hash {
 	__u32 bucket;
 	__u32 tag;
-	__u8 check;
+	__u32 check; /* in its place: STATUS_CHECK */
 };
 
 /* The same as two arguments of a global function, which takes no struct. */
@@ -95,14 +95,21 @@ static __always_inline __u32 now_ticks(void)
 	return tick;
 }
 
+#define SEEN_BITS (32 - STATUS_SEEN_SHIFT)
+
 /*
- * Ticks since then, and one: another CPU may have read the clock a tick later than we, and stored
- * that before we look. Ages wrap after 19 hours; an idle flow that was not swept until then seems
- * alive for its timeout once more.
+ * Ticks since the one that a status, or a bucket's head, was last seen in, and one: another CPU may
+ * have read the clock a tick later than we, and stored that before we look. Ages wrap after 52 days;
+ * an idle flow that was not swept until then seems alive for its timeout once more.
  */
-static __always_inline __u16 age_of(__u16 seen, __u32 now)
+static __always_inline __u32 age_of(__u32 status, __u32 now)
 {
-	return now - seen + 1;
+	return (now - (status >> STATUS_SEEN_SHIFT) + 1) & ((1U << SEEN_BITS) - 1);
+}
+
+static __always_inline __u32 status_of(__u32 state, __u32 check, __u32 now)
+{
+	return state | check | now << STATUS_SEEN_SHIFT;
 }
 
 static __always_inline const struct timeouts *live_timeouts(void)
@@ -122,7 +129,7 @@ static __always_inline const struct timeouts *live_timeouts(void)
 
 #define LONGEST 0 /* in the place of a state: the longest timeout of all */
 
-static __always_inline bool is_longer(__u16 age, const struct timeouts *timeouts, __u32 state)
+static __always_inline bool is_longer(__u32 age, const struct timeouts *timeouts, __u32 state)
 {
 	barrier_var(
 		state); /* clang may know its range and leave the mask out, the verifier does not */
@@ -131,9 +138,9 @@ static __always_inline bool is_longer(__u16 age, const struct timeouts *timeouts
 
 static __always_inline bool is_expired(struct entry entry, __u32 now)
 {
-	__u16 age = age_of(entry.seen, now);
+	__u32 age = age_of(entry.status, now);
 
-	return age > SHORTEST_AGE && is_longer(age, live_timeouts(), entry.state);
+	return age > SHORTEST_AGE && is_longer(age, live_timeouts(), state_of(entry));
 }
 
 static __always_inline bool is_alive(struct entry entry, __u32 now)
@@ -152,7 +159,7 @@ static __always_inline bool follows(__u32 event, struct entry entry, __u32 now)
 		return false;
 	if (is_opening(event))
 		return !is_over(entry) && !is_expired(entry, now);
-	return !is_datagram(entry.state) || !is_expired(entry, now);
+	return !is_datagram(state_of(entry)) || !is_expired(entry, now);
 }
 
 static __always_inline struct flow_hash finish_hash(__u64 sum)
@@ -161,7 +168,7 @@ static __always_inline struct flow_hash finish_hash(__u64 sum)
 
 	return (struct flow_hash){ .bucket = second >> 32,
 				   .tag = second,
-				   .check = second >> 32 & CHECK_HASH };
+				   .check = second >> 32 & STATUS_CHECK };
 }
 
 static __always_inline struct flow_hash hash_flow4(const struct flow_key4 *key)
@@ -229,7 +236,8 @@ static __always_inline __u32 way_of(struct bucket *bucket, struct flow_hash hash
 			continue;
 		was->word = load_between(&bucket->entry[way]);
 		/* tag, entry, tag again: the entry is this tag's, or the tag has changed */
-		if (was->word && (was->entry.check & CHECK_HASH) == hash.check && *tag == hash.tag)
+		if (was->word && (was->entry.status & STATUS_CHECK) == hash.check &&
+		    *tag == hash.tag)
 			return way;
 	}
 	return WAYS;
@@ -237,9 +245,7 @@ static __always_inline __u32 way_of(struct bucket *bucket, struct flow_hash hash
 
 static __always_inline bool has_spilled(const struct bucket *bucket, __u32 now)
 {
-	__u32 head = *(const volatile __u32 *)&bucket->head;
-
-	__u16 age = age_of(head, now);
+	__u32 head = *(const volatile __u32 *)&bucket->head, age = age_of(head, now);
 
 	if (!(head & HEAD_SPILLED))
 		return false;
@@ -250,7 +256,7 @@ static __always_inline bool has_spilled(const struct bucket *bucket, __u32 now)
 static __always_inline void note_spilled(struct bucket *bucket, __u32 now)
 {
 	__u32 head = *(volatile __u32 *)&bucket->head;
-	__u32 want = (head & HEAD_LOCKED) | HEAD_SPILLED | (now & HEAD_TICK);
+	__u32 want = (head & HEAD_LOCKED) | HEAD_SPILLED | now << HEAD_TICK_SHIFT;
 
 	if (head != want)
 		__sync_val_compare_and_swap(&bucket->head, head, want);
@@ -290,17 +296,18 @@ static __always_inline struct flow find_flow(struct flow_hash hash, __u32 now)
  */
 static __always_inline bool touch_flow(struct flow *flow, __u32 event, __u32 now)
 {
-	union entry_word next = flow->was;
+	struct entry was = flow->was.entry;
+	union entry_word next = { .entry.target = was.target };
+	__u32 state = next_state(state_of(was), event);
 
-	next.entry.state = next_state(flow->was.entry.state, event);
-	if (next.entry.seen == (__u16)now && next.entry.state == flow->was.entry.state)
+	next.entry.status = status_of(state, was.status & (STATUS_COUNTED | STATUS_CHECK), now);
+	if (next.entry.status == was.status)
 		return false;
-	next.entry.seen = now;
 	if (flow->way < WAYS &&
 	    __sync_val_compare_and_swap((__u64 *)&flow->bucket->entry[flow->way], flow->was.word,
 					next.word) == flow->was.word)
-		count_move(flow->was.entry, next.entry.state);
-	return is_embryonic(flow->was.entry) && !is_embryonic(next.entry);
+		count_move(was, state);
+	return is_embryonic(was) && !is_embryonic(next.entry);
 }
 
 /*
@@ -384,11 +391,11 @@ __attribute__((noinline)) __u32 choose_way(const struct bucket *bucket, __u64 wo
 #pragma unroll
 	for (int way = WAYS - 1; way >= 0; way--) {
 		union entry_word there = { .word = load_word(&bucket->entry[way]) };
-		__u16 age = age_of(there.entry.seen, now);
+		__u32 age = age_of(there.entry.status, now);
 
 		if (!there.word) {
 			free = way;
-		} else if (is_longer(age, timeouts, there.entry.state)) {
+		} else if (is_longer(age, timeouts, state_of(there.entry))) {
 			expired = way;
 		} else if (is_embryonic(there.entry)) {
 			embryos++;
@@ -424,7 +431,7 @@ static __always_inline __u32 oldest_way(const struct bucket *bucket, __u32 now)
 #pragma unroll
 	for (int way = 0; way < WAYS; way++) {
 		union entry_word there = { .word = load_word(&bucket->entry[way]) };
-		__u16 age = age_of(there.entry.seen, now);
+		__u32 age = age_of(there.entry.status, now);
 
 		if (age >= oldest) {
 			oldest = age;
@@ -586,7 +593,7 @@ __attribute__((noinline)) __u64 add_flow(__u64 packed, __u64 word, __u32 now,
 					 const struct service *service, struct cursor *cursor)
 {
 	union entry_word there, fresh = { .word = word };
-	struct flow_hash hash = UNPACKED(packed, fresh.entry.check & CHECK_HASH);
+	struct flow_hash hash = UNPACKED(packed, fresh.entry.status & STATUS_CHECK);
 	union added_word result = { .added.cell = FOUND };
 	__u32 index = home_of(hash);
 	struct bucket *home = bpf_map_lookup_elem(&flows, &index);
@@ -638,12 +645,11 @@ unlock_home:
  */
 static __always_inline enum reason record_flow(const struct packet *p, struct family family,
 					       const struct service *by_turn, struct cursor *cursor,
-					       struct flow_hash hash, __u8 check, __u32 state,
+					       struct flow_hash hash, __u32 check, __u32 state,
 					       __u32 now, target_t *target)
 {
-	union entry_word fresh = {
-		.entry = { .target = *target, .state = state, .check = check, .seen = now }
-	};
+	union entry_word fresh = { .entry = { .target = *target,
+					      .status = status_of(state, check, now) } };
 	union added_word result = { .word = add_flow(PACKED(hash), fresh.word, now, by_turn,
 						     cursor) };
 
@@ -659,7 +665,8 @@ static __always_inline enum reason record_flow(const struct packet *p, struct fa
 
 static __always_inline void record_fragment(const struct packet *p, target_t target)
 {
-	struct entry first = { .target = target, .state = FLOW_FRAGMENT, .seen = now_ticks() };
+	struct entry first = { .target = target,
+			       .status = status_of(FLOW_FRAGMENT, 0, now_ticks()) };
 
 	bpf_map_update_elem(&fragments, &p->fragment, &first, BPF_ANY);
 }

@@ -15,7 +15,7 @@
 
 static __always_inline bool is_counted(struct entry entry)
 {
-	return entry.check & CHECK_COUNTED;
+	return entry.status & STATUS_COUNTED;
 }
 
 /* What a flow of this state adds to the word of its backend's load. */
@@ -36,21 +36,21 @@ static __always_inline void add_load(target_t target, __u64 difference)
 static __always_inline void count_in(struct entry entry)
 {
 	if (is_counted(entry))
-		add_load(entry.target, load_of(entry.state));
+		add_load(entry.target, load_of(state_of(entry)));
 }
 
 /* The load of a backend that was removed is no more, and its id may be another one's. */
 static __always_inline void count_out(struct entry entry)
 {
 	if (is_counted(entry) && is_current(entry.target))
-		add_load(entry.target, -load_of(entry.state));
+		add_load(entry.target, -load_of(state_of(entry)));
 }
 
 /* was: what the entry was before it got the state. */
 static __always_inline void count_move(struct entry was, __u32 state)
 {
-	if (is_counted(was) && load_of(state) != load_of(was.state))
-		add_load(was.target, load_of(state) - load_of(was.state));
+	if (is_counted(was) && load_of(state) != load_of(state_of(was)))
+		add_load(was.target, load_of(state) - load_of(state_of(was)));
 }
 
 #endif

@@ -319,7 +319,7 @@ const struct {
 	enum eviction eviction;
 	enum head head;
 	enum slot slot;
-	enum check check;
+	enum status status;
 	enum load_unit load_unit;
 	enum scheduler_flag scheduler_flag;
 	enum egress_index egress_index;

@@ -42,18 +42,18 @@ struct joiner {
 	__u64 packed; /* of the flow's hash */
 	__u32 now;
 	target_t otherwise; /* without a template; see the mode */
-	__u8 check;	    /* of the flow's hash */
+	__u16 check;	    /* of the flow's hash */
 	__u8 mode;	    /* enum joining_mode */
-	__u8 zero[6];	    /* no gaps: the verifier wants all that is passed on to be written */
+	__u8 zero[5];	    /* no gaps: the verifier wants all that is passed on to be written */
 };
 
 /* Arguments of global functions, beside the hash. */
 union joining {
 	struct {
 		target_t otherwise;
-		__u8 check;
+		__u16 check;
 		__u8 mode;
-		__u8 zero[2];
+		__u8 zero;
 	};
 	__u64 word;
 };

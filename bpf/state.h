@@ -93,18 +93,23 @@ static __always_inline bool is_datagram(__u32 state)
 
 #define TCP_EVENTS (BIT(FLOW_SYN) | BIT(FLOW_ESTABLISHED) | BIT(FLOW_FIN) | BIT(FLOW_CLOSED))
 
+static __always_inline __u32 state_of(struct entry entry)
+{
+	return entry.status & STATUS_STATE;
+}
+
 /* Whether the connection has ended, as far as the client says. */
 static __always_inline bool is_over(struct entry entry)
 {
-	return AMONG(entry.state, BIT(FLOW_FIN) | BIT(FLOW_TIME_WAIT) | BIT(FLOW_CLOSED) |
-					  BIT(FLOW_SCTP_CLOSED));
+	return AMONG(state_of(entry), BIT(FLOW_FIN) | BIT(FLOW_TIME_WAIT) | BIT(FLOW_CLOSED) |
+					      BIT(FLOW_SCTP_CLOSED));
 }
 
 /* Whether a first packet is all that was seen of it: anybody can send that in another's name. */
 static __always_inline bool is_embryonic(struct entry entry)
 {
-	return AMONG(entry.state, BIT(FLOW_SYN) | BIT(FLOW_DATAGRAM) | BIT(FLOW_INIT1) |
-					  BIT(FLOW_INIT) | BIT(FLOW_SCTP_NONE));
+	return AMONG(state_of(entry), BIT(FLOW_SYN) | BIT(FLOW_DATAGRAM) | BIT(FLOW_INIT1) |
+					      BIT(FLOW_INIT) | BIT(FLOW_SCTP_NONE));
 }
 
 /*

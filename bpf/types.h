@@ -109,12 +109,12 @@ enum timeout {
 
 /* The timeouts of a configuration. */
 struct timeouts {
-	__u16 ticks[FLOW_STATES]; /* by enum flow_state; at 0 the longest of all */
+	__u32 ticks[FLOW_STATES]; /* by enum flow_state; at 0 the longest of all */
 	/* user only: those that can be set, in seconds */
-	__u16 tcp;
-	__u16 tcp_fin;
-	__u16 udp;
-	__u16 zero;
+	__u32 tcp;
+	__u32 tcp_fin;
+	__u32 udp;
+	__u32 zero;
 };
 
 /*
@@ -357,14 +357,15 @@ typedef __u32 target_t;
  */
 struct entry {
 	target_t target;
-	__u8 state; /* enum flow_state */
-	__u8 check; /* enum check */
-	__u16 seen; /* lower 16 bits of the tick of the last packet */
+	__u32 status; /* enum status */
 } __attribute__((aligned(8)));
 
-enum check {
-	CHECK_HASH = 0x7f,    /* of the flow's hash, as a second tag */
-	CHECK_COUNTED = 0x80, /* the flow is counted in its backend's load */
+enum status {
+	STATUS_STATE = 0xf,    /* enum flow_state */
+	STATUS_COUNTED = 0x10, /* the flow is counted in its backend's load */
+	STATUS_CHECK = 0x3e0,  /* of the flow's hash, as a second tag */
+	STATUS_SEEN_SHIFT =
+		10, /* above: the tick of the last packet, as far as 22 bits go: 52 days */
 };
 
 /*
@@ -379,9 +380,10 @@ struct bucket {
 };
 
 enum head {
-	HEAD_TICK = 0xffff,
-	HEAD_SPILLED = 0x10000,
-	HEAD_LOCKED = 0x20000,
+	HEAD_LOCKED = 1,
+	HEAD_SPILLED = 2, /* a flow that belongs here is, or was, in the table's second part */
+	HEAD_TICK_SHIFT =
+		10, /* above: the tick in which one was last seen there, like an entry's */
 };
 
 /*
@@ -429,8 +431,8 @@ struct template
 	__u32 expires;	 /* word 0: tick; the template is not renewed after that */
 	__u64 witness;	 /* bucket and tag of the hash of the last connection that was opened */
 	__u32 service;	 /* that of the key */
-	__u8 check;	 /* of the witness's hash */
-	__u8 zero[3];
+	__u16 check;	 /* of the witness's hash */
+	__u8 zero[2];
 };
 
 /* The fragments of one datagram; IPv4 addresses in the first four bytes. */
@@ -519,7 +521,7 @@ ASSERT_SIZE(struct peer, 12);
 ASSERT_SIZE(struct slots, 4 * SLOTS);
 ASSERT_SIZE(struct member, 8);
 ASSERT_SIZE(struct load, 16);
-ASSERT_SIZE(struct timeouts, 40);
+ASSERT_SIZE(struct timeouts, 80);
 ASSERT_SIZE(struct backend_columns, 64);
 ASSERT_SIZE(struct limit, 8);
 ASSERT_SIZE(struct next_hop, 8);

@@ -206,7 +206,7 @@ static __always_inline enum reason open_flow(const struct packet *p, struct fami
 	if (reason || !(opens || (is_established(event) && is_moving(service, cursor, now))))
 		return reason;
 	return record_flow(p, family, by_turn, opens ? cursor : NULL, hash,
-			   service->members ? hash.check | CHECK_COUNTED : hash.check,
+			   service->members ? hash.check | STATUS_COUNTED : hash.check,
 			   first_state(event, opens), now, target);
 }
 
@@ -306,7 +306,7 @@ static __always_inline enum reason place_own(const struct packet *p, struct fami
 	if (keep_flow(PACKED(hash), hash.check, event, *target))
 		return REASON_TX;
 	return record_flow(p, family, NULL, NULL, hash,
-			   service->members ? hash.check | CHECK_COUNTED : hash.check,
+			   service->members ? hash.check | STATUS_COUNTED : hash.check,
 			   first_state(event, is_first(event)), now_ticks(), target);
 }
 

@@ -26,7 +26,7 @@ func timeoutsSetCommand(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set [--tcp SECONDS] [--tcpfin SECONDS] [--udp SECONDS]",
 		Short: "Change timeouts",
-		Long: `Change timeouts, 1 to 64800 seconds each; those that are not given stay as they are. The new ones hold for all
+		Long: `Change timeouts, 1 to 2678400 seconds each; those that are not given stay as they are. The new ones hold for all
 connections at once, also for those that are idle already.`,
 		Example: `  xdplb timeouts set --tcp 7200
   xdplb timeouts set --tcp 900 --tcpfin 120 --udp 300`,

@@ -93,9 +93,7 @@ type drivenEgress struct {
 type drivenEntry struct {
 	_      structs.HostLayout
 	Target uint32
-	State  uint8
-	Check  uint8
-	Seen   uint16
+	Status uint32
 }
 
 type drivenFragmentKey struct {
@@ -285,8 +283,8 @@ type drivenTemplate struct {
 	Expires uint32
 	Witness uint64
 	Service uint32
-	Check   uint8
-	Zero    [3]uint8
+	Check   uint16
+	Zero    [2]uint8
 }
 
 type drivenTemplateKey struct {
@@ -299,11 +297,11 @@ type drivenTemplateKey struct {
 
 type drivenTimeouts struct {
 	_      structs.HostLayout
-	Ticks  [16]uint16
-	Tcp    uint16
-	TcpFin uint16
-	Udp    uint16
-	Zero   uint16
+	Ticks  [16]uint32
+	Tcp    uint32
+	TcpFin uint32
+	Udp    uint32
+	Zero   uint32
 }
 
 // Names of all BPF objects in the ELF.

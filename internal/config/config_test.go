@@ -69,14 +69,14 @@ func TestReadTimeouts(t *testing.T) {
 		timeouts   lb.Timeouts
 	}{
 		{"timeouts: {tcp: 7200, tcpfin: 60, udp: 1}", "", lb.Timeouts{TCP: 2 * time.Hour, TCPFin: time.Minute, UDP: time.Second}},
-		{"timeouts: {udp: 64800}", "", lb.Timeouts{UDP: 18 * time.Hour}},
+		{"timeouts: {udp: 2678400}", "", lb.Timeouts{UDP: 31 * 24 * time.Hour}},
 		{"timeouts: {tcp: 900, udp: 300}", "", lb.Timeouts{}},
 		{"timeouts: {}", "", lb.Timeouts{}},
 		{"timeouts: 900", "f:1:11: want keys (tcp, tcpfin, udp), got the number 900", lb.Timeouts{}},
 		{"timeouts: {sctp: 900}", `f:1:12: unknown key "sctp": want tcp, tcpfin, udp`, lb.Timeouts{}},
 		{"timeouts: {tcp: 1h}", `f:1:17: tcp: want a whole number, got the text "1h"`, lb.Timeouts{}},
-		{"timeouts: {tcp: 900, tcpfin: 0}", "f:1:30: timeout 0: want 1 to 64800", lb.Timeouts{}},
-		{"timeouts: {udp: 64801}", "f:1:17: timeout 64801: want 1 to 64800", lb.Timeouts{}},
+		{"timeouts: {tcp: 900, tcpfin: 0}", "f:1:30: timeout 0: want 1 to 2678400", lb.Timeouts{}},
+		{"timeouts: {udp: 2678401}", "f:1:17: timeout 2678401: want 1 to 2678400", lb.Timeouts{}},
 	} {
 		file, err := config.Read("f", strings.NewReader(tt.text+"\nservices: []\n"))
 		if tt.want != "" {

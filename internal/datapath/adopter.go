@@ -73,11 +73,9 @@ const none = -1
 // entry is what the connection's way will hold.
 func (a *adopter) entry(s *stranger, hash flowHash) xdplbEntry {
 	state := s.State.flowState(s.Service.Protocol)
-	entry := xdplbEntry{Target: a.table.targets[s.owner.backend.id], State: uint8(state), Check: hash.check}
-	timeout := uint32(a.table.timeout(entry))
+	timeout := a.table.timeouts.Ticks[state]
 	idle := timeout - min(uint32(max(s.Left, 0)>>tickShift), timeout)
-	entry.Seen = uint16(a.table.now - idle)
-	return entry
+	return newEntry(a.table.targets[s.owner.backend.id], state, hash.check, a.table.now-idle)
 }
 
 func (a *adopter) bucket(index uint32) *xdplbBucket { return &a.table.buckets.values[index] }
@@ -86,7 +84,7 @@ func (a *adopter) bucket(index uint32) *xdplbBucket { return &a.table.buckets.va
 func (b *xdplbBucket) find(hash flowHash) (way int, found bool) {
 	for way := range b.Entry {
 		entry := b.load(way)
-		if entry != (xdplbEntry{}) && atomic.LoadUint32(&b.Tag[way]) == hash.tag && entry.Check&^counted == hash.check {
+		if entry != (xdplbEntry{}) && atomic.LoadUint32(&b.Tag[way]) == hash.tag && entry.Status&statusCheck == hash.check {
 			return way, true
 		}
 	}
@@ -119,10 +117,10 @@ func (a *adopter) takeSpilled(home uint32, hash flowHash) (known bool) {
 // flow of which one packet was seen (choose_way). none: all others are in use.
 func (a *adopter) chooseWay(index uint32) int {
 	bucket := a.bucket(index)
-	free, dead, embryonic, oldest := none, none, none, uint16(0)
+	free, dead, embryonic, oldest := none, none, none, uint32(0)
 	for way := range bucket.Entry {
 		entry := bucket.load(way)
-		age := uint16(a.table.now) - entry.Seen + 1
+		age := ageOf(entry.Status, a.table.now)
 		switch {
 		case entry == xdplbEntry{}:
 			free = way
@@ -154,7 +152,7 @@ func (a *adopter) roomInSpill(home uint32, hash flowHash) (index uint32, way int
 	head := &a.bucket(home).Head
 	for {
 		was := atomic.LoadUint32(head)
-		noted := was&uint32(xdplbHeadHEAD_LOCKED) | uint32(xdplbHeadHEAD_SPILLED) | a.table.now&uint32(xdplbHeadHEAD_TICK)
+		noted := was&uint32(xdplbHeadHEAD_LOCKED) | uint32(xdplbHeadHEAD_SPILLED) | a.table.now<<xdplbHeadHEAD_TICK_SHIFT
 		if atomic.CompareAndSwapUint32(head, was, noted) {
 			return index, way, nil
 		}

@@ -82,8 +82,7 @@ func (l *ConnectionList) walkFlows(visit func(Connection) bool) {
 		if table.buckets.values[bucket].load(way).Target != entry.Target {
 			return true // replaced while it was read
 		}
-		// ticks since then, and one: a packet may have been seen a tick after the clock was read
-		age := max(uint16(table.now)-entry.Seen+1, 1)
+		age := max(ageOf(entry.Status, table.now), 1)
 		left := table.timeout(entry) - min(age-1, table.timeout(entry))
 		defer table.lookAtTheClock() // visit may have taken long
 		return visit(Connection{

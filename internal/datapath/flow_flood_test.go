@@ -104,7 +104,7 @@ func TestFloodMode(t *testing.T) {
 			}
 		}
 		flow := d.find(d.hashOf(client, service4, unix.IPPROTO_TCP))
-		if flow == nil || flow.State != stateEstablished {
+		if flow == nil || flow.state() != stateEstablished {
 			t.Fatalf("ACK %d: flow %+v, want it established", i, flow)
 		}
 	}

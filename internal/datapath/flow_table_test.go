@@ -15,13 +15,13 @@ import (
 
 // The states, in short.
 const (
-	stateSYN         = uint8(xdplbFlowStateFLOW_SYN)
-	stateEstablished = uint8(xdplbFlowStateFLOW_ESTABLISHED)
-	stateFIN         = uint8(xdplbFlowStateFLOW_FIN)
-	stateTimeWait    = uint8(xdplbFlowStateFLOW_TIME_WAIT)
-	stateClosed      = uint8(xdplbFlowStateFLOW_CLOSED)
-	stateDatagram    = uint8(xdplbFlowStateFLOW_DATAGRAM)
-	stateUDP         = uint8(xdplbFlowStateFLOW_UDP)
+	stateSYN         = xdplbFlowStateFLOW_SYN
+	stateEstablished = xdplbFlowStateFLOW_ESTABLISHED
+	stateFIN         = xdplbFlowStateFLOW_FIN
+	stateTimeWait    = xdplbFlowStateFLOW_TIME_WAIT
+	stateClosed      = xdplbFlowStateFLOW_CLOSED
+	stateDatagram    = xdplbFlowStateFLOW_DATAGRAM
+	stateUDP         = xdplbFlowStateFLOW_UDP
 )
 
 // template makes frames of many clients fast: all are one frame with another source.
@@ -76,7 +76,7 @@ func TestHashOfAFlow(t *testing.T) {
 		d.run(in)
 		hash := d.hashOf(netip.AddrPortFrom(client, port), at, unix.IPPROTO_TCP)
 		bucket := d.bucket(d.homeOf(hash))
-		if way := slices.Index(bucket.Tag[:], hash.tag); way < 0 || bucket.Entry[way].Check != hash.check {
+		if way := slices.Index(bucket.Tag[:], hash.tag); way < 0 || bucket.Entry[way].Status&statusCheck != hash.check {
 			t.Fatalf("%v: bucket %+v, want %+v in it", client, bucket, hash)
 		}
 	}
@@ -111,8 +111,8 @@ func TestFlowsOfOneTag(t *testing.T) {
 
 // resident is an entry that a test finds in a bucket: how it got there does not matter.
 type resident struct {
-	state uint8
-	age   uint16
+	state xdplbFlowState
+	age   uint32
 	gone  bool // its backend has been removed
 }
 
@@ -122,9 +122,9 @@ func TestWayOfANewFlow(t *testing.T) {
 	const free = -1
 	established := resident{state: stateEstablished, age: 100}
 	full := [ways]resident{established, established, established, established, established}
-	expired := resident{state: stateEstablished, age: uint16(xdplbTimeoutTIMEOUT_ESTABLISHED) + 1}
-	opening := func(age uint16) resident { return resident{state: stateSYN, age: age} }
-	single := func(age uint16) resident { return resident{state: stateDatagram, age: age} }
+	expired := resident{state: stateEstablished, age: uint32(xdplbTimeoutTIMEOUT_ESTABLISHED) + 1}
+	opening := func(age uint32) resident { return resident{state: stateSYN, age: age} }
+	single := func(age uint32) resident { return resident{state: stateDatagram, age: age} }
 	answered := resident{state: stateUDP, age: 9}
 	datagram, aSYN := frame(ip4(), udp(portPlain)), frame(ip4(), syn(portPlain))
 	type counts = [xdplbEvictionEVICTION_COUNT]uint64
@@ -145,9 +145,9 @@ func TestWayOfANewFlow(t *testing.T) {
 		{name: "expired for a SYN", in: aSYN, way: 4, evicted: counts{xdplbEvictionEVICTION_EXPIRED: 1},
 			home: [ways]resident{established, established, established, established, expired}},
 		{name: "datagram that is idle for too long", in: aSYN, way: 0, evicted: counts{xdplbEvictionEVICTION_EXPIRED: 1},
-			home: [ways]resident{{state: stateUDP, age: uint16(xdplbTimeoutTIMEOUT_UDP) + 1}, established, established, established, established}},
+			home: [ways]resident{{state: stateUDP, age: uint32(xdplbTimeoutTIMEOUT_UDP) + 1}, established, established, established, established}},
 		{name: "datagram that is not", in: aSYN, bucket: 1, way: free, evicted: counts{xdplbEvictionEVICTION_SPILLED: 1},
-			home: [ways]resident{{state: stateUDP, age: uint16(xdplbTimeoutTIMEOUT_UDP) - 2}, established, established, established, established}},
+			home: [ways]resident{{state: stateUDP, age: uint32(xdplbTimeoutTIMEOUT_UDP) - 2}, established, established, established, established}},
 		{name: "closed", in: aSYN, way: 1, evicted: counts{xdplbEvictionEVICTION_EXPIRED: 1},
 			home: [ways]resident{established, {state: stateClosed, age: 12}, established, established, established}},
 		{name: "backend gone", in: aSYN, way: 3, evicted: counts{xdplbEvictionEVICTION_EXPIRED: 1},
@@ -156,7 +156,7 @@ func TestWayOfANewFlow(t *testing.T) {
 			home: [ways]resident{opening(5), established, established, opening(9), opening(7)}},
 		{name: "embryonic of another CPU's next tick is the youngest", in: datagram, way: 1,
 			evicted: counts{xdplbEvictionEVICTION_EMBRYONIC: 1},
-			home:    [ways]resident{opening(^uint16(0)), opening(2), established, established, established}},
+			home:    [ways]resident{opening(^uint32(0)), opening(2), established, established, established}},
 		{name: "fourth SYN", in: aSYN, way: 1, evicted: counts{xdplbEvictionEVICTION_EMBRYONIC: 1},
 			home: [ways]resident{opening(5), opening(9), opening(7), {}, {}}},
 		{name: "fourth SYN beside young ones", in: aSYN, way: free, home: [ways]resident{opening(1), opening(0), opening(1), {}, {}}},
@@ -231,7 +231,7 @@ func (d *rig) settle(t *testing.T, bucket uint32, residents [ways]resident) {
 		if r == (resident{}) {
 			continue
 		}
-		entry := xdplbEntry{Target: firstTarget(real1), State: r.state, Check: 1, Seen: uint16(nowTicks(t)) - r.age}
+		entry := newEntry(firstTarget(real1), r.state, statusCheck, nowTicks(t)-r.age)
 		if r.gone {
 			entry.Target = targetOf(real1, generation(real1)-1)
 		}
@@ -255,29 +255,29 @@ func spilledFlow(t *testing.T) (d *rig, hash flowHash) {
 func TestSpilledFlow(t *testing.T) {
 	t.Parallel()
 	d, hash := spilledFlow(t)
-	const timeout = uint16(xdplbTimeoutTIMEOUT_ESTABLISHED)
+	const timeout = uint32(xdplbTimeoutTIMEOUT_ESTABLISHED)
 	for _, c := range []struct {
 		name   string
-		age    uint16 // of the note
+		age    uint32 // of the note
 		reason xdplbReason
 	}{
 		{"at once", 0, isTX},
-		{"of another CPU's next tick", ^uint16(0), isTX},
+		{"of another CPU's next tick", ^uint32(0), isTX},
 		{"after a while", timeout - 2, isTX},
 		{"after its timeout", timeout + 2, isNoConnection},
 	} {
-		d.setHead(0, headSpilled|uint32(uint16(nowTicks(t))-c.age))
+		d.setHead(0, headSpilled|(nowTicks(t)-c.age)<<seenShift)
 		if reason, _, out := d.explain(frame(ip4(), ack(portPlain))); reason != c.reason {
 			t.Errorf("%s: reason %s, want %s", c.name, nameOf(reason), nameOf(c.reason))
 		} else if reason == isTX && macAddr(out[:6]) != real1MAC {
 			t.Errorf("%s: to %x, want %x", c.name, out[:6], real1MAC)
 		}
 		head := d.bucket(0).Head
-		if idle := uint16(nowTicks(t)) - uint16(head); c.reason == isTX && (head&headSpilled == 0 || idle > 2) {
-			t.Errorf("%s: note is %#x, and %d ticks old", c.name, head, idle)
+		if old := idleFor(t, head); c.reason == isTX && (head&headSpilled == 0 || old > 2) {
+			t.Errorf("%s: note is %#x, and %d ticks old", c.name, head, old)
 		}
 	}
-	if got := d.find(hash); got == nil || got.State != stateEstablished {
+	if got := d.find(hash); got == nil || got.state() != stateEstablished {
 		t.Errorf("spilled flow: %+v, want it established", got)
 	}
 	d.setHead(0, 0)
@@ -376,7 +376,7 @@ func TestFill(t *testing.T) {
 		t.Error("150 %: no flow lost: this test shows nothing")
 	}
 	established := d.evictions()[xdplbEvictionEVICTION_ESTABLISHED]
-	d.age(uint16(xdplbTimeoutTIMEOUT_ESTABLISHED) + 2)
+	d.age(uint32(xdplbTimeoutTIMEOUT_ESTABLISHED) + 2)
 	add(capacity / 10)
 	evicted := d.evictions()
 	if n := evicted[xdplbEvictionEVICTION_ESTABLISHED] - established; n != 0 {
@@ -416,7 +416,7 @@ func TestReplacedWays(t *testing.T) {
 	var frames [2][2][][]byte // by service: opening ones, later ones
 	for i := range frames {
 		port := uint16(portPlain + i)
-		clients := d.clientsWith(12, netip.AddrPortFrom(vip4, port), func(h flowHash) bool { return h.check == 0x5a })
+		clients := d.clientsWith(12, netip.AddrPortFrom(vip4, port), func(h flowHash) bool { return h.check == statusCheck })
 		for _, client := range clients {
 			frames[i][0] = append(frames[i][0], templateOf(tcpFlags{syn: true}, port).of(client))
 			frames[i][1] = append(frames[i][1], templateOf(tcpFlags{ack: true}, port).of(client))

@@ -10,7 +10,7 @@ import (
 // flowHash is what the program makes of a flow's tuple: struct flow_hash.
 type flowHash struct {
 	bucket, tag uint32
-	check       uint8
+	check       uint32 // in its place in an entry's status
 }
 
 // hashFlow is hash_flow4 and hash_flow6 of flow.h. keys are the program's hash_keys.
@@ -36,7 +36,7 @@ func hashFlow(keys [len(xdplbMeta{}.HashKeys)]uint64, client, vip netip.AddrPort
 	add(binary.NativeEndian.Uint32(ports[:]))
 	add(uint32(protocol))
 	second := (sum ^ sum>>32) * keys[1]
-	return flowHash{bucket: uint32(second >> 32), tag: uint32(second), check: uint8(second>>32) &^ counted}
+	return flowHash{bucket: uint32(second >> 32), tag: uint32(second), check: uint32(second>>32) & statusCheck}
 }
 
 // home is the bucket where the flow belongs, among so many (home_of in flow.h).

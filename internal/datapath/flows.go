@@ -9,21 +9,6 @@ import (
 	"unsafe"
 )
 
-// Of a target, as flow.h has it: the backend's id, and above it the lower bits of its generation.
-const (
-	targetIDBits = 24
-	targetID     = 1<<targetIDBits - 1
-)
-
-func (e xdplbEntry) backend() uint32 { return e.Target & targetID }
-
-func targetOf(id, generation uint32) uint32 { return id | generation<<targetIDBits }
-
-func (e xdplbEntry) word() (word uint64) {
-	*(*xdplbEntry)(unsafe.Pointer(&word)) = e
-	return word
-}
-
 // flowTable is the flow table, mapped.
 type flowTable struct {
 	buckets  array[xdplbBucket]
@@ -106,15 +91,14 @@ func (t *flowTable) isLive(entry xdplbEntry) bool {
 	return t.isCurrent(entry) && !t.isExpired(entry)
 }
 
-// isExpired says whether a flow has been idle for longer than its state allows. A packet may have been seen a tick after
-// the clock was read.
+// isExpired says whether a flow has been idle for longer than its state allows.
 func (t *flowTable) isExpired(entry xdplbEntry) bool {
-	return uint16(t.now-uint32(entry.Seen)+1) > t.timeout(entry)+1
+	return ageOf(entry.Status, t.now) > t.timeout(entry)+1
 }
 
 // timeout is how long a flow may be idle, in ticks.
-func (t *flowTable) timeout(entry xdplbEntry) uint16 {
-	return t.timeouts.Ticks[int(entry.State)%len(t.timeouts.Ticks)]
+func (t *flowTable) timeout(entry xdplbEntry) uint32 {
+	return t.timeouts.Ticks[int(entry.state())%len(t.timeouts.Ticks)]
 }
 
 // walkAll visits every entry that is there, expired ones too.

@@ -90,7 +90,7 @@ func TestSlowWalk(t *testing.T) {
 	table.opened = table.opened.Add(-5 << tickShift) // the clock says now what it will say after five ticks
 	for way := range flows {
 		entry := table.buckets.values[30*way].load(0)
-		entry.Seen += 5
+		entry.Status += 5 << seenShift
 		atomic.StoreUint64(table.buckets.values[30*way].entryAt(0), entry.word())
 	}
 	met := 0
@@ -110,7 +110,7 @@ func TestSweep(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return (now-age)&uint32(xdplbHeadHEAD_TICK) | uint32(xdplbHeadHEAD_SPILLED)
+		return (now-age)<<seenShift | uint32(xdplbHeadHEAD_SPILLED)
 	}
 	heads := map[uint32]uint32{
 		100: spilled(5), 101: spilled(uint32(xdplbTimeoutTIMEOUT_ESTABLISHED) + 5),
@@ -151,9 +151,9 @@ func TestExpiry(t *testing.T) {
 	for _, test := range []struct {
 		age  int
 		want bool
-	}{{-1, false}, {0, false}, {839, false}, {840, true}, {30000, true}, {60000, true}, {65534, true}, {65536 - 1, false}} {
-		entry := xdplbEntry{State: uint8(xdplbFlowStateFLOW_ESTABLISHED), Seen: uint16(70000 - test.age)}
-		table := &flowTable{now: 70000, timeouts: newTimeouts(lb.Timeouts{})}
+	}{{-1, false}, {0, false}, {839, false}, {840, true}, {30000, true}, {65536, true}, {1<<22 - 2, true}, {1<<22 - 1, false}} {
+		entry := newEntry(0, xdplbFlowStateFLOW_ESTABLISHED, 0, uint32(5000000-test.age))
+		table := &flowTable{now: 5000000, timeouts: newTimeouts(lb.Timeouts{})}
 		if got := table.isExpired(entry); got != test.want {
 			t.Errorf("idle for %d ticks: expired is %v", test.age, got)
 		}

@@ -37,7 +37,7 @@ func ConnectionStates() []ConnectionState {
 }
 
 func stateOf(entry xdplbEntry) ConnectionState {
-	switch xdplbFlowState(entry.State) {
+	switch entry.state() {
 	case xdplbFlowStateFLOW_SYN:
 		return StateSYN
 	case xdplbFlowStateFLOW_ESTABLISHED, xdplbFlowStateFLOW_SCTP_ESTABLISHED:
@@ -80,7 +80,7 @@ func (s ConnectionState) flowState(protocol lb.Protocol) xdplbFlowState {
 		}
 	}
 	for _, state := range states {
-		if stateOf(xdplbEntry{State: uint8(state)}) == s {
+		if stateOf(newEntry(0, state, 0, 0)) == s {
 			return state
 		}
 	}
@@ -90,29 +90,4 @@ func (s ConnectionState) flowState(protocol lb.Protocol) xdplbFlowState {
 // Timeout is how long a connection of a protocol may be idle in this state, where timeouts are set.
 func (s ConnectionState) Timeout(protocol lb.Protocol, set lb.Timeouts) time.Duration {
 	return time.Duration(timeoutOf(s.flowState(protocol), set.OrDefault())) << tickShift
-}
-
-// isEstablished says whether LVS counts the flow as an active connection (is_established in bpf/state.h).
-func (e xdplbEntry) isEstablished() bool {
-	state := xdplbFlowState(e.State)
-	return state == xdplbFlowStateFLOW_ESTABLISHED || state == xdplbFlowStateFLOW_SCTP_ESTABLISHED
-}
-
-// isOver is is_over of bpf/state.h.
-func (e xdplbEntry) isOver() bool {
-	switch xdplbFlowState(e.State) {
-	case xdplbFlowStateFLOW_FIN, xdplbFlowStateFLOW_TIME_WAIT, xdplbFlowStateFLOW_CLOSED, xdplbFlowStateFLOW_SCTP_CLOSED:
-		return true
-	}
-	return false
-}
-
-// isEmbryonic is is_embryonic of bpf/state.h.
-func (e xdplbEntry) isEmbryonic() bool {
-	switch xdplbFlowState(e.State) {
-	case xdplbFlowStateFLOW_SYN, xdplbFlowStateFLOW_DATAGRAM, xdplbFlowStateFLOW_INIT1, xdplbFlowStateFLOW_INIT,
-		xdplbFlowStateFLOW_SCTP_NONE:
-		return true
-	}
-	return false
 }

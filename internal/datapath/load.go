@@ -19,9 +19,6 @@ import (
 // loadActiveShift is LOAD_ACTIVE_SHIFT of types.h.
 const loadActiveShift = 36
 
-// counted is the mark in an entry.
-const counted = uint8(xdplbCheckCHECK_COUNTED)
-
 // load is what an entry adds to the word of its backend's load.
 func (e xdplbEntry) load() uint64 {
 	if e.isEstablished() {
@@ -46,8 +43,6 @@ func joinLoad(active, inactive int64) uint64 {
 func (s *xdplbService) isCounted() bool {
 	return s.Limited != 0 || looksAtLoads(lb.Scheduler(s.Scheduler))
 }
-
-func (e xdplbEntry) isCounted() bool { return e.Check&counted != 0 }
 
 // loadWord is the first word of a backend's load, which packets change.
 func (d *Datapath) loadWord(backend uint32) *uint64 { return d.loads.at(int(2 * backend)) }
@@ -88,7 +83,7 @@ func (k *loadKeeper) keep(t *flowTable, bucket *xdplbBucket, way int) {
 			return
 		}
 		marked := entry
-		marked.Check |= counted
+		marked.Status |= statusCounted
 		if entry.isCounted() || k.counts[id] && k.mark(bucket, way, entry, marked) {
 			k.seen[id] += marked.load()
 			return

@@ -105,13 +105,13 @@ func (f *streams) quarterOfAnHour(t testing.TB, blocks uint32) {
 		return err
 	}
 	f.onLanes(t, each) // all are connected: a new flow would take the place of one that seems idle now
-	ageFlows(t, uint16(xdplbTimeoutTIMEOUT_ESTABLISHED)+2)
+	ageFlows(t, uint32(xdplbTimeoutTIMEOUT_ESTABLISHED)+2)
 	f.onLanes(t, each)
 	pastSettling(t)
 }
 
 // ageFlows makes all entries older. The notes of what has spilled stay as young as the packets of these flows keep them.
-func ageFlows(t testing.TB, ticks uint16) {
+func ageFlows(t testing.TB, ticks uint32) {
 	t.Helper()
 	d, err := Open(pinDir)
 	if err != nil {
@@ -124,8 +124,7 @@ func ageFlows(t testing.TB, ticks uint16) {
 	}
 	defer table.close()
 	table.walkAll(func(bucket, way int, entry xdplbEntry) {
-		entry.Seen -= ticks
-		atomic.StoreUint64(table.buckets.values[bucket].entryAt(way), entry.word())
+		atomic.StoreUint64(table.buckets.values[bucket].entryAt(way), entry.aged(ticks).word())
 	})
 }
 

@@ -107,21 +107,21 @@ func TestSweepCountsLoads(t *testing.T) {
 	d, live := openLive(t)
 	defer d.Close()
 	backends := live.services[key].backends
-	put := func(bucket int, id uint32, age uint32, state xdplbFlowState, check uint8) {
+	put := func(bucket int, id uint32, age uint32, state xdplbFlowState, check uint32) {
 		t.Helper()
 		d.putFlow(t, bucket, 0, id, d.backends.get(id).Generation, age, state)
 		value := d.bucket(t, bucket)
-		value.Entry[0].Check |= check
+		value.Entry[0].Status |= check
 		if err := d.maps.Flows.Put(uint32(bucket), value); err != nil {
 			t.Fatal(err)
 		}
 	}
 	const established, closed = xdplbFlowStateFLOW_ESTABLISHED, xdplbFlowStateFLOW_CLOSED
-	put(1, backends[0].id, 0, established, counted)
-	put(2, backends[0].id, 2000, closed, counted) // expired
-	put(3, backends[1].id, 0, established, 0)     // a packet of the time before
+	put(1, backends[0].id, 0, established, statusCounted)
+	put(2, backends[0].id, 2000, closed, statusCounted) // expired
+	put(3, backends[1].id, 0, established, 0)           // a packet of the time before
 	put(4, backends[1].id, 0, closed, 0)
-	put(5, backends[2].id, 0, established, counted)
+	put(5, backends[2].id, 0, established, statusCounted)
 	atomic.StoreUint64(d.loadWord(backends[0].id), joinLoad(1, 1))
 	atomic.StoreUint64(d.loadWord(backends[2].id), joinLoad(7, 9)) // somebody died
 	for range 2 {

@@ -130,12 +130,12 @@ func TestFragmentsAge(t *testing.T) {
 	d := newWorld(t)
 	first := frame(ip4(fragment4(0, true)), udp(portPlain), data(1472))
 	for _, c := range []struct {
-		age    uint16
+		age    uint32
 		reason xdplbReason
 	}{
 		{0, isTX},
-		{uint16(xdplbTimeoutTIMEOUT_FRAGMENT) - 3, isTX},
-		{uint16(xdplbTimeoutTIMEOUT_FRAGMENT) + 2, isFragmentUnmatched},
+		{uint32(xdplbTimeoutTIMEOUT_FRAGMENT) - 3, isTX},
+		{uint32(xdplbTimeoutTIMEOUT_FRAGMENT) + 2, isFragmentUnmatched},
 	} {
 		d.run(first)
 		d.ageFragments(c.age)

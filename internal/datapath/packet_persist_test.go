@@ -247,7 +247,7 @@ func TestTemplateEnds(t *testing.T) {
 		for _, tt := range []struct {
 			name     string
 			wait     uint32 // ticks for the template
-			age      uint16 // for the connection
+			age      uint32 // for the connection
 			fin      bool
 			answered bool
 			want     macAddr

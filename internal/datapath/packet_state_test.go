@@ -234,7 +234,7 @@ func someTimeouts() []lb.Timeouts {
 	return []lb.Timeouts{
 		{},
 		{TCP: 20 * time.Second, TCPFin: 7 * time.Second, UDP: 5 * time.Second},
-		{TCP: lb.MaxIdle, TCPFin: 3 * time.Hour, UDP: 2 * time.Hour},
+		{TCP: lb.MaxTimeout, TCPFin: 3 * time.Hour, UDP: 2 * time.Hour},
 	}
 }
 
@@ -254,10 +254,9 @@ func TestTimeoutOfEachState(t *testing.T) {
 				d.forget()
 				before := d.evictions()[xdplbEvictionEVICTION_EXPIRED]
 				for way := range ways {
-					entry := flowTo(real1, xdplbFlowStateFLOW_ESTABLISHED)
-					entry.Seen = uint16(nowTicks(t))
+					entry := newEntry(firstTarget(real1), xdplbFlowStateFLOW_ESTABLISHED, 0, nowTicks(t))
 					if way == 2 {
-						entry.State, entry.Seen = uint8(c.state), uint16(nowTicks(t)-age)
+						entry = newEntry(firstTarget(real1), c.state, 0, nowTicks(t)-age)
 					}
 					d.setEntry(0, int(way), entry)
 				}

@@ -140,7 +140,7 @@ func (d *Datapath) putFlow(t testing.TB, bucket, way int, id, generation, age ui
 	}
 	value := d.bucket(t, bucket)
 	value.Tag[way] = uint32(bucket)
-	value.Entry[way] = xdplbEntry{Target: targetOf(id, generation), State: uint8(state), Check: 1, Seen: uint16(now - age)}
+	value.Entry[way] = newEntry(targetOf(id, generation), state, statusCheck, now-age)
 	if err := d.maps.Flows.Put(uint32(bucket), value); err != nil {
 		t.Fatal(err)
 	}

@@ -72,8 +72,8 @@ func (t *flowTable) sweepBucket(bucket *xdplbBucket, loads *loadKeeper) (freed i
 		}
 	}
 	head := atomic.LoadUint32(&bucket.Head)
-	age := uint16(t.now - head + 1)
-	if head&uint32(xdplbHeadHEAD_SPILLED) != 0 && head&uint32(xdplbHeadHEAD_LOCKED) == 0 && age > t.timeouts.Ticks[0]+1 {
+	held := head&uint32(xdplbHeadHEAD_LOCKED) != 0
+	if head&uint32(xdplbHeadHEAD_SPILLED) != 0 && !held && ageOf(head, t.now) > t.timeouts.Ticks[0]+1 {
 		atomic.CompareAndSwapUint32(&bucket.Head, head, 0)
 	}
 	return freed

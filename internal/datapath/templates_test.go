@@ -127,7 +127,7 @@ func TestTemplates(t *testing.T) {
 }
 
 // ageState lets flows of a state look unused for so many ticks more.
-func (d *Datapath) ageState(t testing.TB, state uint8, ticks uint16) {
+func (d *Datapath) ageState(t testing.TB, state xdplbFlowState, ticks uint32) {
 	t.Helper()
 	table, err := d.openFlows()
 	if err != nil {
@@ -136,8 +136,8 @@ func (d *Datapath) ageState(t testing.TB, state uint8, ticks uint16) {
 	defer table.close()
 	for i := range table.buckets.values {
 		for way := range table.buckets.values[i].Entry {
-			if entry := &table.buckets.values[i].Entry[way]; entry.Target != 0 && entry.State == state {
-				entry.Seen -= ticks
+			if entry := &table.buckets.values[i].Entry[way]; entry.Target != 0 && entry.state() == state {
+				*entry = entry.aged(ticks)
 			}
 		}
 	}

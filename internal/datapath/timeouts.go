@@ -13,10 +13,10 @@ import (
 func newTimeouts(of lb.Timeouts) xdplbTimeouts {
 	of = of.OrDefault()
 	t := xdplbTimeouts{
-		Tcp: uint16(of.TCP / time.Second), TcpFin: uint16(of.TCPFin / time.Second), Udp: uint16(of.UDP / time.Second),
+		Tcp: uint32(of.TCP / time.Second), TcpFin: uint32(of.TCPFin / time.Second), Udp: uint32(of.UDP / time.Second),
 	}
 	for state := range t.Ticks {
-		t.Ticks[state] = uint16(timeoutOf(xdplbFlowState(state), of))
+		t.Ticks[state] = uint32(timeoutOf(xdplbFlowState(state), of))
 	}
 	t.Ticks[0] = 0 // of no state
 	t.Ticks[0] = slices.Max(t.Ticks[:])
@@ -56,9 +56,9 @@ func inTicks(d time.Duration) xdplbTimeout {
 
 // state reads them back; those that are LVS's default are zero.
 func (t *xdplbTimeouts) state() lb.Timeouts {
-	seconds := func(n uint16) time.Duration { return time.Duration(n) * time.Second }
+	seconds := func(n uint32) time.Duration { return time.Duration(n) * time.Second }
 	return lb.Timeouts{TCP: seconds(t.Tcp), TCPFin: seconds(t.TcpFin), UDP: seconds(t.Udp)}.WithoutDefaults()
 }
 
 // settling is how long flows without an entry may come up, in ticks (succession.go).
-func (t *xdplbTimeouts) settling() uint32 { return uint32(t.Ticks[0]) + 1 }
+func (t *xdplbTimeouts) settling() uint32 { return t.Ticks[0] + 1 }

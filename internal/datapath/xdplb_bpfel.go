@@ -41,13 +41,6 @@ type xdplbBucket struct {
 	Head  uint32
 }
 
-type xdplbCheck uint32
-
-const (
-	xdplbCheckCHECK_HASH    xdplbCheck = 127
-	xdplbCheckCHECK_COUNTED xdplbCheck = 128
-)
-
 type xdplbClient6 struct {
 	_       structs.HostLayout
 	Address [16]uint8
@@ -102,9 +95,7 @@ const (
 type xdplbEntry struct {
 	_      structs.HostLayout
 	Target uint32
-	State  uint8
-	Check  uint8
-	Seen   uint16
+	Status uint32
 }
 
 type xdplbEviction uint32
@@ -151,9 +142,9 @@ type xdplbFragmentKey struct {
 type xdplbHead uint32
 
 const (
-	xdplbHeadHEAD_TICK    xdplbHead = 65535
-	xdplbHeadHEAD_SPILLED xdplbHead = 65536
-	xdplbHeadHEAD_LOCKED  xdplbHead = 131072
+	xdplbHeadHEAD_LOCKED     xdplbHead = 1
+	xdplbHeadHEAD_SPILLED    xdplbHead = 2
+	xdplbHeadHEAD_TICK_SHIFT xdplbHead = 10
 )
 
 type xdplbInterface struct {
@@ -402,14 +393,23 @@ type xdplbSlots struct {
 	Backend [64]uint32
 }
 
+type xdplbStatus uint32
+
+const (
+	xdplbStatusSTATUS_STATE      xdplbStatus = 15
+	xdplbStatusSTATUS_COUNTED    xdplbStatus = 16
+	xdplbStatusSTATUS_CHECK      xdplbStatus = 992
+	xdplbStatusSTATUS_SEEN_SHIFT xdplbStatus = 10
+)
+
 type xdplbTemplate struct {
 	_       structs.HostLayout
 	Target  uint32
 	Expires uint32
 	Witness uint64
 	Service uint32
-	Check   uint8
-	Zero    [3]uint8
+	Check   uint16
+	Zero    [2]uint8
 }
 
 type xdplbTemplateKey struct {
@@ -436,11 +436,11 @@ const (
 
 type xdplbTimeouts struct {
 	_      structs.HostLayout
-	Ticks  [16]uint16
-	Tcp    uint16
-	TcpFin uint16
-	Udp    uint16
-	Zero   uint16
+	Ticks  [16]uint32
+	Tcp    uint32
+	TcpFin uint32
+	Udp    uint32
+	Zero   uint32
 }
 
 // Names of all BPF objects in the ELF.

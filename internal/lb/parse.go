@@ -156,10 +156,10 @@ func ParseThreshold(word string) (uint32, error) {
 	return uint32(n), err
 }
 
-// ParseTimeout reads an idle timeout in seconds, 1 to what the data plane can keep. The error is an ErrInvalid and names
+// ParseTimeout reads an idle timeout in seconds, 1 to MaxTimeout. The error is an ErrInvalid and names
 // the word.
 func ParseTimeout(word string) (time.Duration, error) {
-	n, err := parseNumber("timeout", word, 1, int64(MaxIdle/time.Second))
+	n, err := parseNumber("timeout", word, 1, int64(MaxTimeout/time.Second))
 	return time.Duration(n) * time.Second, err
 }
 

@@ -5,7 +5,6 @@ package lb
 import (
 	"errors"
 	"fmt"
-	"time"
 )
 
 // ErrUnsupported is in the chain of every error about something that a state can say and the data plane cannot do yet.
@@ -15,9 +14,6 @@ var ErrUnsupported = errors.New("xdplb's data plane does not have it yet")
 // feature is taken out here when the data plane gets it. The error is an ErrUnsupported and names the service and the
 // feature.
 func Supported(s State) error {
-	if t := s.Timeouts; max(t.TCP, t.TCPFin, t.UDP) > MaxIdle {
-		return fmt.Errorf("timeouts %s: more than %d seconds: %w", t, MaxIdle/time.Second, ErrUnsupported)
-	}
 	for i := range s.Services {
 		service := &s.Services[i]
 		if what := service.unsupported(); what != "" {

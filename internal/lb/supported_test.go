@@ -31,11 +31,6 @@ func TestSupported(t *testing.T) {
 		tt.edit(&state.Services[0])
 		checkSupported(t, state, tt.want)
 	}
-	state := reference(t)
-	state.Timeouts.TCP = lb.MaxIdle
-	checkSupported(t, state, "")
-	state.Timeouts.UDP = lb.MaxIdle + time.Second
-	checkSupported(t, state, "timeouts 64800 120 64801: more than 64800 seconds"+later)
 }
 
 func checkSupported(t testing.TB, state lb.State, want string) {

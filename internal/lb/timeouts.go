@@ -11,10 +11,6 @@ import (
 // MaxTimeout is the longest idle timeout that LVS takes.
 const MaxTimeout = 31 * 24 * time.Hour
 
-// MaxIdle is the longest idle timeout that the data plane can keep: its clock of idle flows begins again after
-// nineteen and a half hours.
-const MaxIdle = 18 * time.Hour
-
 // Timeouts are after how long without packets a flow is forgotten, in whole seconds up to MaxTimeout. Zero means LVS's
 // default.
 type Timeouts struct {
