@@ -88,7 +88,7 @@ static __always_inline __u32 now_ticks(void)
 	__u64 known = *(volatile __u64 *)&last_clock;
 	__u32 jiffies = bpf_jiffies64(), tick;
 
-	if (jiffies == (__u32)known)
+	if (likely(jiffies == (__u32)known))
 		return known >> 32;
 	tick = bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
 	*(volatile __u64 *)&last_clock = (__u64)tick << 32 | jiffies;
@@ -151,11 +151,14 @@ static __always_inline bool is_alive(struct entry entry, __u32 now)
 /*
  * Whether the packet goes where its flow's entry says. An opening packet or a datagram does not
  * follow an expired entry, and an opening packet not one whose connection has ended (LVS:
- * conn_reuse_mode). Any other packet does: no better place for it is known.
+ * conn_reuse_mode). Any other packet does: no better place for it is known. *to becomes the entry's
+ * backend, if that is there.
  */
-static __always_inline bool follows(__u32 event, struct entry entry, __u32 now)
+static __always_inline bool follows(__u32 event, struct entry entry, __u32 now,
+				    const struct backend **to)
 {
-	if (!is_current(entry.target))
+	*to = backend_of(entry.target);
+	if (!*to)
 		return false;
 	if (is_opening(event))
 		return !is_over(entry) && !is_expired(entry, now);
@@ -276,7 +279,7 @@ static __always_inline struct flow find_flow(struct flow_hash hash, __u32 now)
 		flow.bucket = home;
 		return flow;
 	}
-	if (!has_spilled(home, now))
+	if (likely(!has_spilled(home, now)))
 		return flow;
 	index = spill_of(hash);
 	flow.bucket = bpf_map_lookup_elem(&flows, &index);
@@ -301,7 +304,7 @@ static __always_inline bool touch_flow(struct flow *flow, __u32 event, __u32 now
 	__u32 state = next_state(state_of(was), event);
 
 	next.entry.status = status_of(state, was.status & (STATUS_COUNTED | STATUS_CHECK), now);
-	if (next.entry.status == was.status)
+	if (likely(next.entry.status == was.status))
 		return false;
 	if (flow->way < WAYS &&
 	    __sync_val_compare_and_swap((__u64 *)&flow->bucket->entry[flow->way], flow->was.word,
@@ -668,7 +671,7 @@ static __always_inline void record_fragment(const struct packet *p, target_t tar
 	struct entry first = { .target = target,
 			       .status = status_of(FLOW_FRAGMENT, 0, now_ticks()) };
 
-	bpf_map_update_elem(&fragments, &p->fragment, &first, BPF_ANY);
+	bpf_map_update_elem(&fragments, p->fragment, &first, BPF_ANY);
 }
 
 #endif

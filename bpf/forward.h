@@ -88,9 +88,9 @@ static __always_inline bool push_tag(struct packet *p, __u16 vlan)
 
 	if (bpf_xdp_adjust_head(p->ctx, -VLAN_TAG_BYTES))
 		return false;
-	data = (void *)(long)p->ctx->data;
+	data = frame_start(p->ctx);
 	tagged = data;
-	if (data + sizeof(*tagged) > (void *)(long)p->ctx->data_end)
+	if (data + sizeof(*tagged) > frame_end(p->ctx))
 		return false;
 	tagged->tag.tci = bpf_htons(vlan);
 	tagged->tag.protocol = untagged.h_proto;
@@ -102,7 +102,7 @@ static __always_inline bool push_tag(struct packet *p, __u16 vlan)
 
 static __always_inline bool set_vlan(struct packet *p, __u16 vlan)
 {
-	if (!vlan)
+	if (likely(!vlan))
 		return true;
 	if (!p->tag)
 		return push_tag(p, vlan);
@@ -130,7 +130,7 @@ static __always_inline enum reason keep(const struct packet *p, __u32 id, struct
 
 static __always_inline enum reason forward(struct packet *p, struct family family, __u32 id)
 {
-	const struct backend *backend = bpf_map_lookup_elem(&backends, &id);
+	const struct backend *backend = p->to ? p->to : bpf_map_lookup_elem(&backends, &id);
 	__u32 in = p->ctx->ingress_ifindex;
 	union egress_words out;
 	union next_hop_word to;
@@ -140,7 +140,7 @@ static __always_inline enum reason forward(struct packet *p, struct family famil
 	if (!backend)
 		return REASON_INTERNAL;
 	to.word = *(const volatile __u64 *)&backend->next_hop;
-	if (!MAC_OF(to.word))
+	if (unlikely(!MAC_OF(to.word)))
 		return keep(p, id, to.hop);
 	index = to.hop.egress;
 	egress = bpf_map_lookup_elem(&egresses, &index);
@@ -153,7 +153,7 @@ static __always_inline enum reason forward(struct packet *p, struct family famil
 	if (out.egress.ifindex == in ? MAC_OF(*(const __u64 *)p->eth ^ out.word[0]) != 0 :
 				       !is_addressed_to_us(p))
 		return REASON_OTHER_HOST;
-	if (out.egress.ifindex != in) {
+	if (unlikely(out.egress.ifindex != in)) {
 		if (!out.egress.ifindex)
 			return REASON_INTERNAL;
 		if (p->bytes > out.egress.mtu)

@@ -24,6 +24,10 @@
 
 #include "types.h"
 
+/* So that what a packet of a known flow runs through lies in one piece. */
+#define likely(condition) __builtin_expect(!!(condition), 1)
+#define unlikely(condition) __builtin_expect(!!(condition), 0)
+
 #define MAX_TAGS 2
 #define MAX_EXTENSION_HEADERS 8
 
@@ -99,27 +103,49 @@ struct packet {
 		struct iphdr *ip4;
 		struct ipv6hdr *ip6;
 	};
-	__u32 bytes; /* of IP */
+	const struct backend *to; /* where it goes, if that was looked up on the way */
+	__u32 bytes;		  /* of IP */
 	enum kind kind;
 	__u32 event;	     /* what it says of its flow: enum event */
 	__u32 numbers;	     /* TCP's, SCTP's: something that differs from one packet to the next */
 	bool first_fragment; /* more will follow */
-	struct fragment_key fragment; /* not set but for first and later fragments */
-	union {			      /* seen from the client, also when quoted */
+	/*
+	 * Of first and later fragments alone, in the caller's variable: no pointer to a struct packet
+	 * is given away, so that the compiler can keep one in registers.
+	 */
+	struct fragment_key *fragment;
+	union { /* seen from the client, also when quoted */
 		struct flow_key4 key4;
 		struct flow_key6 key6;
 	};
 };
 
 /* What parsers set only in some packets. The rest of a packet is set by who says its kind. */
-static __always_inline void start_packet(struct packet *p, struct xdp_md *ctx)
+static __always_inline void start_packet(struct packet *p, struct xdp_md *ctx,
+					 struct fragment_key *fragment)
 {
 	p->ctx = ctx;
 	p->tag = NULL;
+	p->to = NULL;
 	p->kind = KIND_FLOW;
 	p->event = 0;
 	p->numbers = 0;
 	p->first_fragment = false;
+	p->fragment = fragment;
+}
+
+/*
+ * The frame's first buffer. Volatile, for the context's fields have 32 bits and what they give has 64: the
+ * compiler might keep the half of a pointer, which the verifier forbids.
+ */
+static __always_inline void *frame_start(const struct xdp_md *ctx)
+{
+	return (void *)(long)*(const volatile __u32 *)&ctx->data;
+}
+
+static __always_inline void *frame_end(const struct xdp_md *ctx)
+{
+	return (void *)(long)*(const volatile __u32 *)&ctx->data_end;
 }
 
 struct reader {
@@ -156,7 +182,7 @@ static __always_inline void *take(struct reader *at, __u32 size)
 {
 	void *start = at->pos;
 
-	if (start + size > at->end || size > at->left)
+	if (unlikely(start + size > at->end || size > at->left))
 		return NULL;
 	at->pos = start + size;
 	at->left -= size;
@@ -171,13 +197,15 @@ static __always_inline enum reason parse_ethernet(struct packet *p, struct reade
 	if (!eth)
 		return REASON_NOT_IP;
 	p->eth = eth;
-	*protocol = eth->h_proto;
+	/* struct ethhdr is packed, and the compiler would go byte by byte */
+	*protocol = *(__be16 *)((void *)eth + offsetof(struct ethhdr, h_proto));
 
 #pragma unroll
 	for (int i = 0; i < MAX_TAGS; i++) {
 		struct vlan_tag *tag;
 
-		if (*protocol != bpf_htons(ETH_P_8021Q) && *protocol != bpf_htons(ETH_P_8021AD))
+		if (likely(*protocol != bpf_htons(ETH_P_8021Q) &&
+			   *protocol != bpf_htons(ETH_P_8021AD)))
 			break;
 		tag = take(at, sizeof(*tag));
 		if (!tag)
@@ -192,9 +220,9 @@ static __always_inline enum reason parse_ethernet(struct packet *p, struct reade
 /* Whether the frame holds as many bytes from ip on; a jumbo frame's may lie in further buffers. */
 static __always_inline bool frame_holds(struct packet *p, void *ip, __u32 bytes)
 {
-	__u64 offset = ip - (void *)(long)p->ctx->data;
+	__u64 offset = ip - frame_start(p->ctx);
 
-	return (__u64)((void *)(long)p->ctx->data_end - ip) >= bytes ||
+	return likely((__u64)(frame_end(p->ctx) - ip) >= bytes) ||
 	       bpf_xdp_get_buff_len(p->ctx) >= offset + bytes;
 }
 
@@ -204,7 +232,7 @@ static __always_inline struct iphdr *take_ip4(struct reader *at)
 	struct iphdr *ip = take(at, sizeof(*ip));
 	__u32 header;
 
-	if (!ip || ip->version != 4)
+	if (unlikely(!ip || ip->version != 4))
 		return NULL;
 	header = ip->ihl * 4;
 	if (header < sizeof(*ip) || bpf_ntohs(ip->tot_len) < header)
@@ -282,12 +310,12 @@ found:
 static __always_inline enum reason parse_extensions(struct packet *p, struct reader *at, __u8 *next,
 						    struct extension_header **fragment)
 {
-	void *data = (void *)(long)p->ctx->data;
+	void *data = frame_start(p->ctx);
 	__u32 position = at->pos - data;
 	union skipped_word result;
 
-	if (*next == IPPROTO_TCP || *next == IPPROTO_UDP || *next == IPPROTO_ICMPV6 ||
-	    *next == IPPROTO_SCTP)
+	if (likely(*next == IPPROTO_TCP || *next == IPPROTO_UDP || *next == IPPROTO_ICMPV6 ||
+		   *next == IPPROTO_SCTP))
 		return REASON_TX;
 	result.word = skip_extensions(p->ctx, position, *next);
 	if (result.skipped.reason)
@@ -307,7 +335,7 @@ static __always_inline enum reason parse_extensions(struct packet *p, struct rea
 
 static __always_inline __u32 tcp_event(__u8 flags)
 {
-	if (!(flags & (TCP_RST | TCP_SYN | TCP_FIN)))
+	if (likely(!(flags & (TCP_RST | TCP_SYN | TCP_FIN))))
 		return FLOW_ESTABLISHED;
 	if (flags & TCP_RST)
 		return FLOW_CLOSED;
@@ -372,7 +400,7 @@ static __always_inline enum reason parse_sctp(struct packet *p, struct reader *a
 	p->numbers = sctp->checksum;
 	ports->source = sctp->source;
 	ports->destination = sctp->destination;
-	p->event = sctp_event(p->ctx, at->pos - (void *)(long)p->ctx->data, at->left);
+	p->event = sctp_event(p->ctx, at->pos - frame_start(p->ctx), at->left);
 	return p->event ? REASON_TX : REASON_MALFORMED;
 }
 
@@ -511,12 +539,13 @@ static __always_inline enum reason parse_error6(struct packet *p, struct reader 
 
 static __always_inline void name_fragment4(struct packet *p, const struct iphdr *ip)
 {
-	__builtin_memset(&p->fragment, 0, sizeof(p->fragment));
-	__builtin_memcpy(p->fragment.source, &ip->saddr, sizeof(ip->saddr));
-	__builtin_memcpy(p->fragment.destination, &ip->daddr, sizeof(ip->daddr));
-	p->fragment.id = ip->id;
-	p->fragment.protocol = ip->protocol;
-	p->fragment.family = 4;
+	*p->fragment = (struct fragment_key){
+		.id = ip->id,
+		.protocol = ip->protocol,
+		.family = 4,
+	};
+	__builtin_memcpy(p->fragment->source, &ip->saddr, sizeof(ip->saddr));
+	__builtin_memcpy(p->fragment->destination, &ip->daddr, sizeof(ip->daddr));
 }
 
 static __always_inline enum reason parse_ip4(struct packet *p, struct reader *at)
@@ -533,7 +562,7 @@ static __always_inline enum reason parse_ip4(struct packet *p, struct reader *at
 		return REASON_MALFORMED;
 	at->left = p->bytes - ip->ihl * 4;
 
-	if (ip->frag_off & bpf_htons(IP4_MORE_FRAGMENTS | IP4_FRAGMENT_OFFSET)) {
+	if (unlikely(ip->frag_off & bpf_htons(IP4_MORE_FRAGMENTS | IP4_FRAGMENT_OFFSET))) {
 		name_fragment4(p, ip);
 		if (ip->frag_off & bpf_htons(IP4_FRAGMENT_OFFSET)) {
 			p->kind = KIND_LATER_FRAGMENT;
@@ -541,7 +570,7 @@ static __always_inline enum reason parse_ip4(struct packet *p, struct reader *at
 		}
 		p->first_fragment = true;
 	}
-	if (ip->protocol == IPPROTO_ICMP)
+	if (unlikely(ip->protocol == IPPROTO_ICMP))
 		return parse_error4(p, at);
 	reason = parse_transport(p, at, ip->protocol, &ports);
 	if (reason)
@@ -557,15 +586,16 @@ static __always_inline enum reason parse_ip4(struct packet *p, struct reader *at
 static __always_inline void name_fragment6(struct packet *p, const struct ipv6hdr *ip,
 					   const struct extension_header *header)
 {
-	__builtin_memset(&p->fragment, 0, sizeof(p->fragment));
-	__builtin_memcpy(p->fragment.source, &ip->saddr, sizeof(p->fragment.source));
-	__builtin_memcpy(p->fragment.destination, &ip->daddr, sizeof(p->fragment.destination));
-	p->fragment.id = header->fragment_id;
 	/*
 	 * RFC 8200 4.5: only addresses and id name a datagram; the next header may differ between
 	 * its fragments
 	 */
-	p->fragment.family = 6;
+	*p->fragment = (struct fragment_key){
+		.id = header->fragment_id,
+		.family = 6,
+	};
+	__builtin_memcpy(p->fragment->source, &ip->saddr, sizeof(ip->saddr));
+	__builtin_memcpy(p->fragment->destination, &ip->daddr, sizeof(ip->daddr));
 }
 
 static __always_inline enum reason parse_ip6(struct packet *p, struct reader *at)
@@ -597,7 +627,7 @@ static __always_inline enum reason parse_ip6(struct packet *p, struct reader *at
 		}
 		p->first_fragment = true;
 	}
-	if (protocol == IPPROTO_ICMPV6)
+	if (unlikely(protocol == IPPROTO_ICMPV6))
 		return parse_error6(p, at);
 	reason = parse_transport(p, at, protocol, &ports);
 	if (reason)

@@ -377,18 +377,24 @@ __attribute__((noinline)) __u32 number6(const struct client6 *client, __u32 pref
 	return number_key(&key);
 }
 
-static __always_inline const struct client6 *client_of6(const struct packet *p)
+static __always_inline struct client6 client_of6(const struct packet *p)
 {
-	return (const struct client6 *)p->key6.client;
+	struct client6 client;
+
+	__builtin_memcpy(client.address, p->key6.client, sizeof(client.address));
+	return client;
 }
 
 /* 32 bits that all connections of a client of a persistent service share. */
 static __always_inline __u32 number_client(const struct packet *p, struct family family,
 					   const struct service *service)
 {
+	struct client6 client;
+
 	if (!family.is_ip6)
 		return number4(p->key4.client, service->prefix);
-	return number6(client_of6(p), service->prefix);
+	client = client_of6(p);
+	return number6(&client, service->prefix);
 }
 
 /*
@@ -402,11 +408,14 @@ static __always_inline enum reason persist(const struct packet *p, struct family
 {
 	union joining joining = { .otherwise = *target, .check = hash.check, .mode = mode };
 	union added_word result;
+	struct client6 client;
 
-	if (family.is_ip6)
-		result.word = join6(client_of6(p), service, cursor, PACKED(hash), joining.word);
-	else
+	if (family.is_ip6) {
+		client = client_of6(p);
+		result.word = join6(&client, service, cursor, PACKED(hash), joining.word);
+	} else {
 		result.word = join4(p->key4.client, service, cursor, PACKED(hash), joining.word);
+	}
 	*target = result.added.target;
 	return *target ? REASON_TX : result.added.cell;
 }
@@ -417,11 +426,14 @@ static __always_inline void confirm(const struct packet *p, struct family family
 				    target_t target)
 {
 	union joining joining = { .otherwise = target, .check = hash.check };
+	struct client6 client;
 
-	if (family.is_ip6)
-		keep6(client_of6(p), service, PACKED(hash), joining.word);
-	else
+	if (family.is_ip6) {
+		client = client_of6(p);
+		keep6(&client, service, PACKED(hash), joining.word);
+	} else {
 		keep4(p->key4.client, service, PACKED(hash), joining.word);
+	}
 }
 
 #endif

@@ -21,13 +21,18 @@ static __always_inline target_t target_of(__u32 id, const struct backend *backen
 	return id | *(const volatile __u32 *)&backend->generation << TARGET_ID_BITS;
 }
 
-/* Whether the backend that the target names still lives the same life. */
-static __always_inline bool is_current(target_t target)
+/* The backend that the target names, if it still lives the same life; NULL: it does not. */
+static __always_inline const struct backend *backend_of(target_t target)
 {
 	__u32 id = target_id(target);
 	const struct backend *backend = bpf_map_lookup_elem(&backends, &id);
 
-	return backend && target_of(id, backend) == target;
+	return backend && target_of(id, backend) == target ? backend : NULL;
+}
+
+static __always_inline bool is_current(target_t target)
+{
+	return backend_of(target) != NULL;
 }
 
 #endif

@@ -404,7 +404,7 @@ struct origins {
 /* The client of an IPv6 flow. */
 struct client6 {
 	__u8 address[16];
-};
+} __attribute__((aligned(8)));
 
 /* How room was made for a new flow; index of the map "evictions". */
 enum eviction {

@@ -56,8 +56,8 @@ static __always_inline __u64 service_key(const struct packet *p, struct family f
 /* Where the service stands that has a key. */
 static __always_inline __u32 index_of(const struct config *live, __u32 side, __u64 key)
 {
-	__u32 index = side * service_buckets_per_side +
-		      ((key * live->multiplier[side] >> 32) * service_buckets_per_side >> 32);
+	__u32 buckets = service_buckets_per_side;
+	__u32 index = side * buckets + ((key * live->multiplier[side] >> 32) * buckets >> 32);
 	const struct service_bucket *bucket = bpf_map_lookup_elem(&service_buckets, &index);
 
 	if (!bucket)
@@ -134,7 +134,7 @@ static __always_inline const struct service *find_service(const struct packet *p
 		return NULL;
 	side = *(const volatile __u64 *)&live->epoch & 1;
 	index = index_of(live, side, service_key(p, family, port));
-	if (index == NO_SERVICE) {
+	if (unlikely(index == NO_SERVICE)) {
 		if (!live->all_ports[side])
 			return NULL;
 		exact = false;
@@ -282,7 +282,7 @@ __attribute__((noinline)) __u32 find_self(__u64 source, __u32 service)
  */
 static __always_inline __u32 self_of_peer(const struct packet *p, const struct service *service)
 {
-	if (!(service->flags & FLAG_PEERS))
+	if (likely(!(service->flags & FLAG_PEERS)))
 		return 0;
 	/* and the two bytes behind it */
 	return find_self(*(const __u64 *)p->eth->h_source, service->id);
@@ -310,50 +310,68 @@ static __always_inline enum reason place_own(const struct packet *p, struct fami
 			   first_state(event, is_first(event)), now_ticks(), target);
 }
 
-static __always_inline enum reason place(const struct packet *p, struct family family,
-					 target_t *target)
+/*
+ * Places the packets of a service that are not scheduled here, or each by itself. Returns false for one
+ * that goes the way of all others.
+ */
+static __always_inline bool place_apart(const struct packet *p, struct family family,
+					const struct service *service, struct flow_hash hash,
+					target_t *target, enum reason *reason)
+{
+	__u32 self = self_of_peer(p, service);
+
+	if (self)
+		*reason = place_own(p, family, service, hash, p->event, self, target);
+	else if (service->flags & FLAG_ONE_PACKET)
+		*reason = place_once(p, family, service, hash, target);
+	else
+		return false;
+	return true;
+}
+
+static __always_inline enum reason place(struct packet *p, struct family family, target_t *target)
 {
 	const struct service *service = find_service(p, family);
-	__u32 event = p->event, now, unrecorded = 0, self;
+	__u32 event = p->event, now, unrecorded = 0;
 	struct flow_hash hash;
 	struct cursor *cursor = NULL;
+	const struct backend *to;
 	struct flow flow = {};
 	enum reason reason;
 
 	if (!service)
 		return REASON_NO_SERVICE;
 	hash = family.is_ip6 ? hash_flow6(&p->key6) : hash_flow4(&p->key4);
-	self = self_of_peer(p, service);
-	if (self)
-		return place_own(p, family, service, hash, event, self, target);
-	if (service->flags & FLAG_ONE_PACKET)
-		return place_once(p, family, service, hash, target);
+	if (unlikely(service->flags & (FLAG_PEERS | FLAG_ONE_PACKET)) &&
+	    place_apart(p, family, service, hash, target, &reason))
+		return reason;
 	if (!is_first(event) && is_settled(p, family, service, target)) {
 		if (is_watched(p, hash.tag))
 			keep_flow(PACKED(hash), hash.check, event, *target);
 		return REASON_TX;
 	}
-	if (is_opening(event) && service->scheduler == SCHEDULER_MH)
-		mark_opening(hash.tag);
 	now = now_ticks();
-	if (is_opening(event)) {
+	if (unlikely(is_opening(event))) {
+		if (service->scheduler == SCHEDULER_MH)
+			mark_opening(hash.tag);
 		cursor = bpf_map_lookup_elem(&cursors, &service->id);
 		if (!cursor)
 			return REASON_INTERNAL;
 		unrecorded = flood_backend(p, family, service, cursor, hash, now);
 	}
 	if (!unrecorded || is_recorded_before(cursor, now)) {
-		if (is_opening(event))
+		if (unlikely(is_opening(event)))
 			expect_flow(hash);
 		flow = find_flow(hash, now);
-		if (flow.bucket && follows(event, flow.was.entry, now)) {
+		if (likely(flow.bucket && follows(event, flow.was.entry, now, &to))) {
+			p->to = to;
 			*target = flow.was.entry.target;
 			if (touch_flow(&flow, event, now) && service->persistence)
 				confirm(p, family, service, hash, *target);
 			return REASON_TX;
 		}
 	}
-	if (unrecorded) {
+	if (unlikely(unrecorded)) {
 		take_turn(cursor, now);
 		reason = aim(unrecorded, target);
 		if (!reason && service->persistence)
@@ -386,7 +404,7 @@ static __always_inline enum reason place_quoted(const struct packet *p, struct f
 
 static __always_inline enum reason place_fragment(const struct packet *p, target_t *target)
 {
-	const struct entry *first = bpf_map_lookup_elem(&fragments, &p->fragment);
+	const struct entry *first = bpf_map_lookup_elem(&fragments, p->fragment);
 	union entry_word was;
 
 	if (!first)
@@ -415,7 +433,7 @@ static __always_inline enum reason deliver(struct packet *p, struct family famil
 	}
 	if (reason)
 		return reason;
-	if (p->first_fragment)
+	if (unlikely(p->first_fragment))
 		record_fragment(p, target);
 	return forward(p, family, target_id(target));
 }
@@ -425,15 +443,16 @@ static __always_inline enum reason walk(struct xdp_md *ctx)
 	const struct family ip4 = { .is_ip6 = false };
 	const struct family ip6 = { .is_ip6 = true };
 	struct reader at = {
-		.pos = (void *)(long)ctx->data,
-		.end = (void *)(long)ctx->data_end,
+		.pos = frame_start(ctx),
+		.end = frame_end(ctx),
 		.left = ~0U,
 	};
-	struct packet packet; /* of 150 bytes few are needed for most packets */
+	struct fragment_key fragment;
+	struct packet packet;
 	enum reason reason;
 	__be16 protocol;
 
-	start_packet(&packet, ctx);
+	start_packet(&packet, ctx, &fragment);
 	reason = parse_ethernet(&packet, &at, &protocol);
 	if (reason)
 		return reason;
