@@ -22,6 +22,7 @@
 #include "maps.h"
 #include "parse.h"
 #include "schedule.h"
+#include "side.h"
 #include "state.h"
 #include "target.h"
 
@@ -114,14 +115,9 @@ static __always_inline __u32 status_of(__u32 state, __u32 check, __u32 now)
 
 static __always_inline const struct timeouts *live_timeouts(void)
 {
-	const struct config *live;
-	__u32 zero = 0, side;
+	__u32 side;
 
-	live = bpf_map_lookup_elem(&config, &zero);
-	if (!live)
-		return NULL;
-	side = *(const volatile __u64 *)&live->epoch & 1;
-	return bpf_map_lookup_elem(&timeouts, &side);
+	return live_config(&side) ? bpf_map_lookup_elem(&timeouts, &side) : NULL;
 }
 
 /* No timeout is shorter: what is not older needs no look at them. */

@@ -9,17 +9,10 @@
 #include "count.h"
 #include "maps.h"
 #include "parse.h"
+#include "target.h"
 
 #define VLAN_ID_MASK 0x0fff
 #define VLAN_TAG_BYTES ((int)sizeof(struct vlan_tag))
-
-union next_hop_word {
-	struct next_hop hop;
-	__u64 word;
-};
-
-/* A word whose first six bytes are a MAC address, without the two behind it. */
-#define MAC_OF(word) ((word) & 0xffffffffffffULL)
 
 union egress_words {
 	struct egress egress;
@@ -118,11 +111,11 @@ static __always_inline void set_macs(struct ethhdr *eth, __u64 destination, __u6
 }
 
 /* Where no MAC address is known: the backend may be the director itself. */
-static __always_inline enum reason keep(const struct packet *p, __u32 id, struct next_hop to)
+static __always_inline enum reason keep(const struct packet *p, __u32 id, union next_hop_word to)
 {
 	if (!is_addressed_to_us(p))
 		return REASON_OTHER_HOST;
-	if (to.egress != EGRESS_LOCAL)
+	if (!is_known(to))
 		return REASON_NO_NEIGHBOUR;
 	count_packet(id, p->bytes);
 	return REASON_LOCAL;
@@ -139,9 +132,9 @@ static __always_inline enum reason forward(struct packet *p, struct family famil
 
 	if (!backend)
 		return REASON_INTERNAL;
-	to.word = *(const volatile __u64 *)&backend->next_hop;
+	to = load_hop(backend);
 	if (unlikely(!MAC_OF(to.word)))
-		return keep(p, id, to.hop);
+		return keep(p, id, to);
 	index = to.hop.egress;
 	egress = bpf_map_lookup_elem(&egresses, &index);
 	if (!egress)

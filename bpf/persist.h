@@ -101,13 +101,11 @@ static __always_inline __u32 end_of(const struct service *service, __u32 now)
 static __always_inline bool is_quiescent(__u32 id)
 {
 	const struct backend_columns *columns;
-	const struct config *live;
-	__u32 zero = 0;
+	__u32 side;
 
-	live = bpf_map_lookup_elem(&config, &zero);
-	if (!live)
+	if (!live_config(&side))
 		return false;
-	id += (*(const volatile __u64 *)&live->epoch & 1) * backends_per_side;
+	id += side * backends_per_side;
 	columns = bpf_map_lookup_elem(&backend_info, &id);
 	return columns && !columns->weight;
 }
@@ -119,16 +117,12 @@ static __always_inline bool is_quiescent(__u32 id)
  */
 static __always_inline bool is_open(const struct service *service, target_t target)
 {
-	__u32 id = target_id(target);
-	const struct backend *backend = bpf_map_lookup_elem(&backends, &id);
-	const __u8 *mac;
+	const struct backend *backend = backend_of(target);
 
-	if (!backend || target_of(id, backend) != target)
+	if (!backend || !is_known(load_hop(backend)))
 		return false;
-	mac = backend->next_hop.mac;
-	if (!(mac[0] | mac[1] | mac[2] | mac[3] | mac[4] | mac[5]))
-		return false;
-	return !(service->persistence & PERSISTENCE_EXPIRES_QUIESCENT) || !is_quiescent(id);
+	return !(service->persistence & PERSISTENCE_EXPIRES_QUIESCENT) ||
+	       !is_quiescent(target_id(target));
 }
 
 /* Whether a flow is still remembered. */

@@ -30,6 +30,25 @@ static __always_inline const struct backend *backend_of(target_t target)
 	return backend && target_of(id, backend) == target ? backend : NULL;
 }
 
+union next_hop_word {
+	struct next_hop hop;
+	__u64 word;
+};
+
+/* A word whose first six bytes are a MAC address, without the two behind it. */
+#define MAC_OF(word) ((word) & 0xffffffffffffULL)
+
+static __always_inline union next_hop_word load_hop(const struct backend *backend)
+{
+	return (union next_hop_word){ .word = *(const volatile __u64 *)&backend->next_hop };
+}
+
+/* Whether packets can be sent there: a MAC address is known, or it is the director itself. */
+static __always_inline bool is_known(union next_hop_word to)
+{
+	return MAC_OF(to.word) || to.hop.egress == EGRESS_LOCAL;
+}
+
 static __always_inline bool is_current(target_t target)
 {
 	return backend_of(target) != NULL;

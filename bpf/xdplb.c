@@ -21,6 +21,7 @@
 #include "schedule.h"
 #include "count.h"
 #include "forward.h"
+#include "side.h"
 
 const volatile __u32 service_buckets_per_side;
 const volatile __u32 port_ranges_per_side;
@@ -126,13 +127,12 @@ static __always_inline const struct service *find_service(const struct packet *p
 	__be16 port = family.is_ip6 ? p->key6.vip_port : p->key4.vip_port;
 	const struct service *service;
 	const struct config *live;
-	__u32 zero = 0, side, index;
+	__u32 side, index;
 	bool exact = true;
 
-	live = bpf_map_lookup_elem(&config, &zero);
+	live = live_config(&side);
 	if (!live)
 		return NULL;
-	side = *(const volatile __u64 *)&live->epoch & 1;
 	index = index_of(live, side, service_key(p, family, port));
 	if (unlikely(index == NO_SERVICE)) {
 		if (!live->all_ports[side])

@@ -329,6 +329,23 @@ func TestTemplateOfABackend(t *testing.T) {
 	}
 }
 
+// TestTemplateOfTheDirector: a backend without a MAC address of its own, since it is the director, keeps its clients.
+func TestTemplateOfTheDirector(t *testing.T) {
+	t.Parallel()
+	d := newRig(t)
+	services := persistent(sixMinutes, 32, 128, everywhere(portPlain, xdplbSchedulerSCHEDULER_RR, realLocal, real1)...)
+	d.publish(services...)
+	for _, c := range []netip.Addr{client("10.1.0.1"), client("fd10::1")} {
+		d.forgetClients()
+		d.turn(0)
+		for port := range uint16(4) {
+			if reason, _, _ := d.explain(tcpOf(c, 2000+port, portPlain, tcpFlags{syn: true})); reason != isLocal {
+				t.Errorf("connection %d of %s: reason %s, want %s", port, c, nameOf(reason), nameOf(isLocal))
+			}
+		}
+	}
+}
+
 // weigh writes a backend's weight on both sides.
 func (d *rig) weigh(backend, weight uint32) {
 	for side := range uint32(sides) {
