@@ -2,9 +2,9 @@
 /*
  * Connection thresholds. A backend that has as many flows as its upper one takes no new ones until it
  * has fewer than its lower one. LVS notes both when a connection is bound to a real server and when
- * one leaves it. Here who looks at a backend notes both: flows become more only by those who have
- * looked. What is more, a place is taken before a flow is recorded, so that two CPUs do not both
- * take the last one.
+ * one leaves it. Here who looks at a backend notes both: flows become more only by those who look.
+ * What is more, a place is taken before a flow is recorded, so that two CPUs do not both take the last
+ * one; but for clients with a template, who follow it beyond the limit, as in LVS.
  */
 #ifndef XDPLB_LIMIT_H
 #define XDPLB_LIMIT_H
@@ -79,6 +79,18 @@ __attribute__((noinline)) bool reserve(__u32 backend, __u32 state)
 	}
 	is_full(backend, before + load_of(state));
 	return true;
+}
+
+/*
+ * Notes what a flow has done that was recorded without asking for a place, since a template or a hash
+ * had told its backend.
+ */
+__attribute__((noinline)) int note_place(__u32 backend)
+{
+	__u64 flows = flows_of(backend);
+
+	is_full(backend, flows - LOAD_INACTIVE);
+	return is_full(backend, flows);
 }
 
 #endif

@@ -31,7 +31,7 @@ union template_word {
 
 /* What becomes of a connection whose client has no template. */
 enum joining_mode {
-	JOIN_FOLLOW, /* it goes to the target "otherwise", and none is made */
+	JOIN_FOLLOW, /* it goes to the target "otherwise", if that is any, and none is made */
 	JOIN_TARGET, /* it goes there, and one is made */
 	JOIN_CHOOSE, /* the scheduler chooses; "otherwise" is the client's slot, if that is hashed */
 };
@@ -226,7 +226,10 @@ __attribute__((noinline)) target_t make_template(const struct joiner *joiner, st
 	return is_current(was.target) ? was.target : next.target;
 }
 
-/* The target of a connection: a struct added without a cell, or with the enum reason. */
+/*
+ * The target of a connection: a struct added, with the cell FOUND if a template tells it; or the enum
+ * reason why it has none.
+ */
 static __always_inline __u64 join_template(const struct joiner *joiner,
 					   const struct service *service, struct cursor *cursor)
 {
@@ -242,11 +245,11 @@ static __always_inline __u64 join_template(const struct joiner *joiner,
 			next.target = was.target;
 			change_template(template, was, next);
 			witness(template, joiner);
-			result.added.target = was.target;
+			result.added = (struct added){ .target = was.target, .cell = FOUND };
 			return result.word;
 		}
 	}
-	result.added.target = joiner->otherwise;
+	result.added = (struct added){ .target = joiner->otherwise, .cell = REASON_NO_BACKEND };
 	if (joiner->mode == JOIN_FOLLOW)
 		return result.word;
 	reason = choose_anew(joiner, service, cursor, &next.target);
@@ -391,16 +394,13 @@ static __always_inline __u32 number_client(const struct packet *p, struct family
 	return number6(&client, service->prefix);
 }
 
-/*
- * Where a connection of a persistent service goes. *target, if it is set, is for a client without a
- * template, as the mode says.
- */
-static __always_inline enum reason persist(const struct packet *p, struct family family,
-					   const struct service *service, struct cursor *cursor,
-					   struct flow_hash hash, enum joining_mode mode,
-					   target_t *target)
+/* Where a connection of a persistent service goes: see join_template, and the mode for otherwise. */
+static __always_inline struct added join(const struct packet *p, struct family family,
+					 const struct service *service, struct cursor *cursor,
+					 struct flow_hash hash, enum joining_mode mode,
+					 target_t otherwise)
 {
-	union joining joining = { .otherwise = *target, .check = hash.check, .mode = mode };
+	union joining joining = { .otherwise = otherwise, .check = hash.check, .mode = mode };
 	union added_word result;
 	struct client6 client;
 
@@ -410,8 +410,19 @@ static __always_inline enum reason persist(const struct packet *p, struct family
 	} else {
 		result.word = join4(p->key4.client, service, cursor, PACKED(hash), joining.word);
 	}
-	*target = result.added.target;
-	return *target ? REASON_TX : result.added.cell;
+	return result.added;
+}
+
+/* The same, from and to *target. */
+static __always_inline enum reason persist(const struct packet *p, struct family family,
+					   const struct service *service, struct cursor *cursor,
+					   struct flow_hash hash, enum joining_mode mode,
+					   target_t *target)
+{
+	struct added joined = join(p, family, service, cursor, hash, mode, *target);
+
+	*target = joined.target;
+	return *target ? REASON_TX : joined.cell;
 }
 
 /* The client has sent more than the flow's first packet. */

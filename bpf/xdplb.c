@@ -173,6 +173,7 @@ static __always_inline enum reason open_flow(const struct packet *p, struct fami
 					     __u32 now, target_t *target)
 {
 	bool starts = is_first(event), opens = starts || known, reckoned;
+	enum joining_mode mode = JOIN_FOLLOW;
 	const struct service *by_turn = NULL;
 	enum reason reason = REASON_TX;
 
@@ -185,29 +186,32 @@ static __always_inline enum reason open_flow(const struct packet *p, struct fami
 	reckoned = !starts && is_reckoned(service, cursor, now);
 	if (!opens && !reckoned)
 		return REASON_NO_CONNECTION;
-	if (!service->slots)
-		return REASON_NO_BACKEND;
-	if (reckoned)
+	if (!service->slots) {
+		reason = REASON_NO_BACKEND;
+	} else if (reckoned) {
 		reason = reckon(p, family, service, flood_tag(p, family, service, hash), target);
-	else if (is_hashing(service) && !service->limited)
+	} else if (is_hashing(service) && !service->limited) {
 		reason = aim(slot_of(service->table, client_slot(p, family, service)), target);
-	else
+		mode = JOIN_TARGET;
+	} else {
 		by_turn = service;
+		mode = JOIN_CHOOSE;
+	}
 	if (by_turn && is_hashing(service))
 		*target = client_slot(p, family, service); /* see choose */
-	if (!reason && service->persistence) {
-		reason = persist(p, family, service, cursor, hash,
-				 reckoned ? JOIN_FOLLOW :
-				 by_turn  ? JOIN_CHOOSE :
-					    JOIN_TARGET,
+	if (service->persistence && (!reason || reason == REASON_NO_BACKEND)) {
+		reason = persist(p, family, service, cursor, hash, reason ? JOIN_FOLLOW : mode,
 				 target);
 		by_turn = NULL;
 	}
 	if (reason || !(opens || (is_established(event) && is_moving(service, cursor, now))))
 		return reason;
-	return record_flow(p, family, by_turn, opens ? cursor : NULL, hash,
-			   service->members ? hash.check | STATUS_COUNTED : hash.check,
-			   first_state(event, opens), now, target);
+	reason = record_flow(p, family, by_turn, opens ? cursor : NULL, hash,
+			     service->members ? hash.check | STATUS_COUNTED : hash.check,
+			     first_state(event, opens), now, target);
+	if (service->limited && !by_turn && !reason)
+		note_place(target_id(*target));
+	return reason;
 }
 
 /*
@@ -237,23 +241,25 @@ static __always_inline enum reason place_once(const struct packet *p, struct fam
 					      target_t *target)
 {
 	struct cursor *cursor = bpf_map_lookup_elem(&cursors, &service->id);
-	__u32 place = hash.tag;
+	__u32 place = is_hashing(service) ? client_slot(p, family, service) : hash.tag;
 	union chosen_word chosen;
-	enum reason reason;
+	struct added joined;
 
 	if (!is_addressed_to_us(p))
 		return REASON_OTHER_HOST;
 	if (!cursor)
 		return REASON_INTERNAL;
-	if (!service->slots)
-		return REASON_NO_BACKEND;
-	if (is_hashing(service))
-		place = client_slot(p, family, service);
 	if (service->persistence) {
-		*target = place;
-		reason = persist(p, family, service, cursor, hash, JOIN_CHOOSE, target);
-		if (reason)
-			return reason;
+		joined = service->slots ?
+				 join(p, family, service, cursor, hash, JOIN_CHOOSE, place) :
+				 join(p, family, service, cursor, hash, JOIN_FOLLOW, 0);
+		*target = joined.target;
+		if (!*target)
+			return joined.cell;
+		if (joined.cell == FOUND) /* not the client's first datagram */
+			confirm(p, family, service, hash, *target);
+	} else if (!service->slots) {
+		return REASON_NO_BACKEND;
 	} else {
 		chosen.word = choose_once(service, cursor, place, now_ticks());
 		if (chosen.reason)

@@ -154,6 +154,73 @@ func TestLimitAtItsBorders(t *testing.T) {
 	}
 }
 
+// TestLimitOfPersistentBackends: as in LVS a client follows its template to a backend that has reached its limit, and
+// nobody else gets there.
+func TestLimitOfPersistentBackends(t *testing.T) {
+	t.Parallel()
+	const others = 20
+	d := newRig(t)
+	reals := d.addReals(3)
+	address := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 4, 0, byte(i)}) }
+	for _, scheduler := range lb.Schedulers() {
+		t.Run(scheduler.String(), func(t *testing.T) {
+			defer d.reportTo(t)()
+			d.forgetClients()
+			clear(mapMemory(t, d.maps["loads"]))
+			for _, id := range reals {
+				d.setLimit(id, 0, 0)
+			}
+			d.publish(persistent(sixMinutes, 32, 128, limitedService(t, scheduler, lb.SHFallback, reals))...)
+			home := d.destination(t, datagramOf(client4, 2000))
+			full := reals[slices.IndexFunc(reals, func(id uint32) bool { return realMAC(int(id-reals[0])) == home })]
+			d.setLimit(full, 1, 0)
+			for i := range others {
+				if action, out := d.run(datagramOf(address(i), 2000)); action == xdpTX && macAddr(out[:6]) == home {
+					t.Fatalf("client %d goes to the full backend", i)
+				}
+				if to := d.destination(t, datagramOf(client4, uint16(3000+i))); to != home {
+					t.Fatalf("the full backend's client goes to %x, and to %x before", to, home)
+				}
+			}
+		})
+	}
+}
+
+// TestLimitReachedByTemplates: those who come by their template make a backend reach its limit, and leave it, as others do.
+func TestLimitReachedByTemplates(t *testing.T) {
+	t.Parallel()
+	d := newRig(t)
+	reals := d.addReals(2)
+	d.publish(persistent(sixMinutes, 32, 128, limitedService(t, lb.RR, 0, reals))...)
+	loads := mapMemory(t, d.maps["loads"])
+	inactive := func(n int64) { loads.store(2*int(reals[0]), joinLoad(0, n)) }
+	next := 0
+	two := func() (counts [2]int) { // new clients, who would take turns
+		for range 2 {
+			next++
+			to := d.destination(t, datagramOf(netip.AddrFrom4([4]byte{10, 4, 0, byte(next)}), 2000))
+			counts[slices.Index([]macAddr{realMAC(0), realMAC(1)}, to)]++
+		}
+		return counts
+	}
+	d.setLimit(reals[0], 3, 1)
+	d.setLimit(reals[1], 0, 0)
+	for port := range uint16(3) {
+		if to := d.destination(t, datagramOf(client4, 2000+port)); to != realMAC(0) {
+			t.Fatalf("connection %d: to %x", port, to)
+		}
+	}
+	inactive(1)
+	if got := two(); got != [2]int{0, 2} {
+		t.Errorf("with 3 connections reached and 1 left: %v, want none for the backend", got)
+	}
+	inactive(0)
+	d.destination(t, datagramOf(client4, 2003))
+	if got := two(); got != [2]int{1, 1} {
+		t.Errorf("with none left and 1 again: %v, want one each", got)
+	}
+}
+
 // TestLimitOnTwoCPUs: the last place is taken once, by whichever scheduler, and nobody is refused while there is one.
 func TestLimitOnTwoCPUs(t *testing.T) {
 	t.Parallel()

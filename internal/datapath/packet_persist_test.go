@@ -177,14 +177,24 @@ func TestPersistenceOfDatagrams(t *testing.T) {
 		d.publish(services...)
 		for n := range byte(8) {
 			want := d.destination(t, datagramOf(netip.AddrFrom4([4]byte{10, 1, n, 1}), 2000))
+			d.wantTemplates(t, "one datagram of each", int(n), 1)
 			for port := range uint16(4) {
 				if to := d.destination(t, datagramOf(netip.AddrFrom4([4]byte{10, 1, n, 2}), 2000+port)); to != want {
 					t.Errorf("scheduler %d, client %d: to %x, want %x", scheduler, n, to, want)
 				}
 			}
 		}
+		d.wantTemplates(t, "more of each", 8, 0)
 		if len(d.flows()) != 0 {
 			t.Errorf("scheduler %d: %d flows", scheduler, len(d.flows()))
+		}
+		for i := range services {
+			services[i].slots = nil // all backends are quiesced
+		}
+		d.publish(services...)
+		d.destination(t, datagramOf(netip.AddrFrom4([4]byte{10, 1, 3, 9}), 2009))
+		if reason, _, _ := d.explain(datagramOf(client("10.1.99.1"), 2000)); reason != isNoBackend {
+			t.Errorf("scheduler %d, a client without a template: %s, want %s", scheduler, nameOf(reason), nameOf(isNoBackend))
 		}
 	}
 }
@@ -341,6 +351,54 @@ func TestTemplateOfTheDirector(t *testing.T) {
 		for port := range uint16(4) {
 			if reason, _, _ := d.explain(tcpOf(c, 2000+port, portPlain, tcpFlags{syn: true})); reason != isLocal {
 				t.Errorf("connection %d of %s: reason %s, want %s", port, c, nameOf(reason), nameOf(isLocal))
+			}
+		}
+	}
+}
+
+// TestTemplateOfTheOnlyBackend: where no backend takes new flows, or the one that the client's hash tells does not, a
+// template is followed all the same.
+func TestTemplateOfTheOnlyBackend(t *testing.T) {
+	t.Parallel()
+	const gap = unsettled
+	d := newRig(t)
+	reals, c := d.addReals(1), client("10.1.0.1")
+	for _, tt := range []struct {
+		name     string
+		services []virtual
+		slots    []uint32
+	}{
+		{"rr", everywhere(portPlain, xdplbSchedulerSCHEDULER_RR, reals...), nil},
+		{"mh", everywhere(portPlain, xdplbSchedulerSCHEDULER_MH, reals...), nil},
+		{"dh", everywhere(portPlain, xdplbSchedulerSCHEDULER_DH, reals...), []uint32{gap}},
+	} {
+		for _, expires := range []bool{false, true} {
+			d.forgetClients()
+			d.weigh(reals[0], 1)
+			persists := uint32(sixMinutes)
+			if expires {
+				persists |= expiresQuiescent
+			}
+			services := persistent(persists, 32, 128, tt.services...)
+			d.publish(services...)
+			d.connect(t, c, 2000)
+			for i := range services {
+				services[i].slots = tt.slots
+			}
+			d.weigh(reals[0], 0)
+			d.publish(services...)
+			want := isTX
+			if expires {
+				want = isNoBackend
+			}
+			for _, in := range [][]byte{tcpOf(c, 2001, portPlain, tcpFlags{syn: true}), datagramOf(client("10.1.0.7"), 2000)} {
+				if reason, _, _ := d.explain(in); reason != want {
+					t.Errorf("%s, which expires: %v: %s, want %s", tt.name, expires, nameOf(reason), nameOf(want))
+				}
+				want = isNoBackend
+			}
+			for i := range services {
+				services[i].slots = reals
 			}
 		}
 	}
