@@ -136,9 +136,6 @@ func (env *environment) editAsLVS(edit func(*lb.State) ([]string, error), zeroed
 	if err != nil {
 		return err
 	}
-	if err := lb.Supported(found); err != nil {
-		return err
-	}
 	found = newBackends(found, current)
 	if err := env.findHops(found, attached); err != nil {
 		return err

@@ -143,9 +143,7 @@ func serviceVerb(env *environment, cmd *cobra.Command, scheduler *lb.Scheduler, 
 		parsedVar(cmd.Flags(), scheduler, "scheduler", "NAME", scheduler.String(), "how backends are chosen, see above", lb.ParseScheduler)
 		var names []string
 		for _, s := range lb.Schedulers() {
-			if lb.Supported(lb.State{Services: []lb.Service{{Scheduler: s}}}) == nil {
-				names = append(names, s.String())
-			}
+			names = append(names, s.String())
 		}
 		completeFlag(cmd, "scheduler", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
 	}
@@ -154,7 +152,7 @@ func serviceVerb(env *environment, cmd *cobra.Command, scheduler *lb.Scheduler, 
 
 func protocolFlag(cmd *cobra.Command, to *string) {
 	cmd.Flags().StringVar(to, "protocol", "tcp", "the service's `PROTOCOL`, tcp, udp or sctp")
-	completeFlag(cmd, "protocol", cobra.FixedCompletions([]string{"tcp", "udp"}, cobra.ShellCompDirectiveNoFileComp))
+	completeFlag(cmd, "protocol", cobra.FixedCompletions([]string{"tcp", "udp", "sctp"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func serviceListCommand(env *environment) *cobra.Command {

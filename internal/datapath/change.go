@@ -19,7 +19,7 @@ type options struct {
 // Change is the write path: under the exclusive lock it repairs what a killed writer left, hands a copy of the state to
 // edit, and makes the result the live configuration, for all packets at once. An error of edit is returned unwrapped,
 // and nothing is changed; nor is it for ErrNotAttached, *SchemaError, *LockedError, *CapabilityError,
-// *FilesystemError, *CapacityError, or a state that is not valid or not lb.Supported. The plan says what was done.
+// *FilesystemError, *CapacityError, or a state that is not valid. The plan says what was done.
 func Change(pinDir string, edit func(*lb.State) error) (lb.Plan, error) {
 	return change(pinDir, options{timeout: LockTimeout}, edit)
 }
@@ -108,9 +108,6 @@ func (d *Datapath) prepare(live *configuration, interfaces map[int]facts, edit f
 		return lb.Plan{}, nil, err
 	}
 	if err := to.Validate(); err != nil {
-		return lb.Plan{}, nil, err
-	}
-	if err := lb.Supported(to); err != nil {
 		return lb.Plan{}, nil, err
 	}
 	// Also without a difference there may be something to do: a writer that died between a next hop's change and the

@@ -75,9 +75,6 @@ func judgeRule(words []string, names Names, state *lb.State) (Verdict, string) {
 	if err != nil {
 		return Refused, err.Error()
 	}
-	if err := lb.Supported(command.touched(state)); err != nil {
-		return Refused, err.Error()
-	}
 	if command.Verb == VerbZero {
 		return LeftOut, "counters begin at zero"
 	}
@@ -92,20 +89,4 @@ func judgeRule(words []string, names Names, state *lb.State) (Verdict, string) {
 		return Approximated, strings.Join(warnings, "; ")
 	}
 	return Taken, ""
-}
-
-// touched is that part of a state that the command is about.
-func (c Command) touched(state *lb.State) lb.State {
-	part := lb.State{Timeouts: state.Timeouts}
-	service, found := state.Service(c.Service.ServiceKey)
-	if !c.Named || !found {
-		return part
-	}
-	touched := *service
-	touched.Backends = nil
-	if b, found := service.Backend(c.Backend.Addr); found {
-		touched.Backends = []lb.Backend{*b}
-	}
-	part.Services = []lb.Service{touched}
-	return part
 }
