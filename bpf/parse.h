@@ -41,6 +41,7 @@
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
+#define FTP_DATA_PORT 20
 
 /* RFC 9260 3.1 and 3.2; linux/sctp.h is not for user space. */
 struct sctp_header {
@@ -333,13 +334,17 @@ static __always_inline enum reason parse_extensions(struct packet *p, struct rea
 	return REASON_TX;
 }
 
-static __always_inline __u32 tcp_event(__u8 flags)
+/*
+ * In active FTP it is the server that opens a data connection, from port 20, and the client's answer
+ * is the first that we see of it. No other client sends a SYN with an ACK.
+ */
+static __always_inline __u32 tcp_event(__u8 flags, __be16 destination)
 {
 	if (likely(!(flags & (TCP_RST | TCP_SYN | TCP_FIN))))
 		return FLOW_ESTABLISHED;
 	if (flags & TCP_RST)
 		return FLOW_CLOSED;
-	if ((flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+	if (flags & TCP_SYN && (!(flags & TCP_ACK) || destination == bpf_htons(FTP_DATA_PORT)))
 		return FLOW_SYN;
 	return flags & TCP_FIN ? FLOW_FIN : FLOW_ESTABLISHED;
 }
@@ -416,7 +421,7 @@ static __always_inline enum reason parse_transport(struct packet *p, struct read
 		tcp = take(at, sizeof(*tcp));
 		if (!tcp)
 			return REASON_MALFORMED;
-		p->event = tcp_event(((__u8 *)tcp)[TCP_FLAGS_OFFSET]);
+		p->event = tcp_event(((__u8 *)tcp)[TCP_FLAGS_OFFSET], tcp->dest);
 		p->numbers = tcp->seq ^ tcp->ack_seq;
 		ports->source = tcp->source;
 		ports->destination = tcp->dest;

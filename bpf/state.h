@@ -6,9 +6,9 @@
  *
  * Three things differ from LVS. A SYN or INIT on a flow that is over opens another flow, also
  * behind a FIN (LVS: conn_reuse_mode bits 1 and 2). A TCP packet without SYN, FIN, RST and ACK ends
- * nothing: it passes for an ACK, as a SYN with ACK does, which no client sends. And a flow that is
- * found in its middle, because mh or a flood had left it unrecorded, has the state of a SYN
- * (SCTP: NONE) until the next packet.
+ * nothing: it passes for an ACK, as a SYN with ACK does but for FTP's data. And a flow that is found
+ * in its middle, because mh or a flood had left it unrecorded, has the state of a SYN (SCTP: NONE)
+ * until the next packet.
  */
 #ifndef XDPLB_STATE_H
 #define XDPLB_STATE_H

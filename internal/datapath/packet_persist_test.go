@@ -510,6 +510,36 @@ func TestAllPorts(t *testing.T) {
 	}
 }
 
+// TestActiveFTP: where the server opens the data connection, the client's SYN with ACK to port 20 is the first packet of
+// it, and goes where the client's session went; to other ports it is none.
+func TestActiveFTP(t *testing.T) {
+	t.Parallel()
+	d := newRig(t)
+	reals := d.addReals(3)
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		d.publish(persistent(sixMinutes, 32, 128,
+			tcpService(netip.AddrPortFrom(vip, 0).String(), xdplbSchedulerSCHEDULER_RR, reals...),
+			tcpService(netip.AddrPortFrom(vip, 19).String(), xdplbSchedulerSCHEDULER_RR, reals...))...)
+		d.forgetClients()
+		for i := range 3 {
+			c := netip.AddrFrom4([4]byte{10, 1, 0, byte(i)})
+			if vip.Is6() {
+				c = netip.AddrFrom16([16]byte{0xfd, 15: byte(i)})
+			}
+			for _, in := range [][]byte{
+				tcpOf(c, 2000, 21, tcpFlags{syn: true}), tcpOf(c, 2001, 20, tcpFlags{syn: true, ack: true}), tcpOf(c, 2001, 20, tcpFlags{ack: true}),
+			} {
+				if to := d.destination(t, in); to != realMAC(i) {
+					t.Errorf("%s: to %x, want %x", c, to, realMAC(i))
+				}
+			}
+			if reason, _, _ := d.explain(tcpOf(c, 2001, 19, tcpFlags{syn: true, ack: true})); reason != isNoConnection {
+				t.Errorf("%s to port 19: %s, want %s", c, nameOf(reason), nameOf(isNoConnection))
+			}
+		}
+	}
+}
+
 // templateRoom gives the maps of templates other sizes.
 func templateRoom(kept, fresh uint32) func(*ebpf.CollectionSpec) {
 	return func(spec *ebpf.CollectionSpec) {
