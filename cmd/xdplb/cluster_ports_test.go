@@ -3,8 +3,12 @@
 package main
 
 import (
+	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"xdplb/internal/lab"
 )
@@ -51,4 +55,99 @@ func TestClusterPorts(t *testing.T) {
 	if _, err := c.get(netip.Addr{}, at(443)); err == nil {
 		t.Error("port 443 is served, which the service has no more")
 	}
+}
+
+// TestClusterFTP: the data connections of a persistent service of port 21 reach the server that has the client's session,
+// whoever opens them.
+func TestClusterFTP(t *testing.T) {
+	ftp := netip.AddrPortFrom(lab.VIP, 21)
+	c := serve(t, lab.Options{}, web, "rr")
+	c.director("service add %s --scheduler rr --persistent", ftp)
+	for _, real := range c.reals() {
+		c.director("backend add %s --service %s", real.Addr(), ftp)
+		for _, port := range []uint16{21, 50000} {
+			c.tellName(real, netip.AddrPortFrom(lab.VIP, port))
+		}
+	}
+	sessions := map[string]int{}
+	for i := range 4 {
+		client := netip.AddrFrom4([4]byte{10, 10, 3, byte(i + 2)})
+		c.check(c.lab.Host("client").AddAddress("eth0", netip.PrefixFrom(client, 8)))
+		server := c.heard(client, ftp)
+		sessions[server]++
+		if got := c.heard(client, netip.AddrPortFrom(lab.VIP, 50000)); got != server {
+			t.Errorf("%s: its session is with %s, and data comes from %s", client, server, got)
+		}
+		if err := c.dialBack(server, client); err != nil {
+			t.Errorf("%s: data from %s, which opens the connection: %v", client, server, err)
+		}
+	}
+	if sessions["real1"] != 2 || sessions["real2"] != 2 {
+		t.Errorf("sessions: %v, want 2 with each", sessions)
+	}
+	if got := count(c.sequence(4, netip.Addr{}, web)); got["real1"] != 2 || got["real2"] != 2 {
+		t.Errorf("requests to %s: %v, want 2 to each", web, got)
+	}
+}
+
+// tellName lets a host tell its name to whoever connects.
+func (c *cluster) tellName(h *lab.Host, at netip.AddrPort) {
+	c.t.Helper()
+	listener, err := h.Listen("tcp4", at.String())
+	c.check(err)
+	c.t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			conn.Write([]byte(h.Name))
+			conn.Close()
+		}
+	}()
+}
+
+// heard is what the client hears from one of its addresses.
+func (c *cluster) heard(from netip.Addr, to netip.AddrPort) string {
+	c.t.Helper()
+	conn, err := c.connect(from, to)
+	c.check(err)
+	defer conn.close()
+	said, err := io.ReadAll(conn.reader)
+	c.check(err)
+	return string(said)
+}
+
+// dialBack lets a real server open a connection to the client, in the VIP's name from port 20, and hear the client.
+func (c *cluster) dialBack(server string, client netip.Addr) error {
+	listener, err := c.lab.Host("client").Listen("tcp4", netip.AddrPortFrom(client, 0).String())
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	go func() {
+		if conn, err := listener.Accept(); err == nil {
+			conn.Write([]byte("data"))
+			conn.Close()
+		}
+	}()
+	var said []byte
+	err = c.lab.Host(server).Do(func() error {
+		dialer := net.Dialer{Timeout: patience, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(lab.VIP, 20))}
+		conn, err := dialer.Dial("tcp4", listener.Addr().String())
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+			return err
+		}
+		said, err = io.ReadAll(conn)
+		return err
+	})
+	if err == nil && string(said) != "data" {
+		err = fmt.Errorf("it heard %q", said)
+	}
+	return err
 }

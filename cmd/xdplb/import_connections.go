@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"net/netip"
 
 	"xdplb/internal/datapath"
 	"xdplb/internal/ipvsadm"
@@ -68,12 +67,7 @@ func (env *environment) readConnections(given string, state *lb.State, tell func
 
 // judgeConnection says what xdplb can make of a connection of LVS's.
 func judgeConnection(c ipvsadm.Connection, state *lb.State) (ours datapath.Connection, verdict ipvsadm.Verdict, why string) {
-	key := lb.ServiceKey{Addr: c.VIP, Protocol: c.Protocol}
-	service, found := state.Service(key)
-	if !found { // as the kernel does: a service of all ports gets what no other does
-		key.Addr = netip.AddrPortFrom(c.VIP.Addr(), 0)
-		service, found = state.Service(key)
-	}
+	service, found := state.ServiceOf(lb.ServiceKey{Addr: c.VIP, Protocol: c.Protocol})
 	template := c.Client.Port() == 0
 	switch {
 	case !found:
@@ -82,7 +76,7 @@ func judgeConnection(c ipvsadm.Connection, state *lb.State) (ours datapath.Conne
 		return ours, ipvsadm.LeftOut, "it has expired"
 	case template && service.Persistence.Timeout == 0:
 		return ours, ipvsadm.LeftOut, "it is a persistence template, and its service is not persistent"
-	case template && c.VIP.Port() != service.Addr.Port():
+	case template && c.VIP.Port() != service.TemplatePort():
 		return ours, ipvsadm.LeftOut, "it is a persistence template of another service"
 	}
 	its := lvsState{state: datapath.StateNone}
@@ -106,7 +100,7 @@ func judgeConnection(c ipvsadm.Connection, state *lb.State) (ours datapath.Conne
 		return ours, ipvsadm.Refused, "its real server is none of the service: add it with weight 0, or leave the line out"
 	}
 	ours = datapath.Connection{
-		Service: key, Client: c.Client, VIPPort: c.VIP.Port(), Backend: c.Backend.Addr(), State: its.state, Left: c.Left,
+		Service: service.ServiceKey, Client: c.Client, VIPPort: c.VIP.Port(), Backend: c.Backend.Addr(), State: its.state, Left: c.Left,
 	}
 	if template {
 		return ours, ipvsadm.Taken, ""

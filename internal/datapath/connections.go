@@ -13,7 +13,7 @@ import (
 )
 
 // Connection is a flow that packets follow, or a persistence template: the client's address is that of a network then, its
-// port is 0, and VIPPort is the service's.
+// port is 0, and VIPPort is [lb.Service.TemplatePort].
 type Connection struct {
 	Service lb.ServiceKey
 	Client  netip.AddrPort

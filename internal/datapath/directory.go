@@ -83,7 +83,8 @@ func (d *directory) write(buckets []xdplbServiceBucket, base uint32) {
 	}
 }
 
-// addRanges adds the ports of the services that have several, by place; one of those has the key 0 among the others.
+// addRanges adds the ports of the services that have several, by place, of which one has the key 0 among the others; and
+// then what is left of the ports of FTP's data.
 func (d *directory) addRanges(values []xdplbService, ports map[uint32]lb.Ports, room int) error {
 	for place := range values {
 		if values[place].Id != 0 && values[place].Port == 0 {
@@ -96,15 +97,45 @@ func (d *directory) addRanges(values []xdplbService, ports map[uint32]lb.Ports, 
 			d.ranges = append(d.ranges, xdplbPortRange{Key: key, First: r.First, Last: r.Last, Service: place})
 		}
 	}
+	d.sortRanges()
+	for place := range values {
+		key, taken := values[place].rangeKey(), d.ranges
+		for _, wanted := range values[place].dataPorts(ports[uint32(place)]) {
+			for _, r := range without(wanted, key, taken) {
+				d.ranges = append(d.ranges, xdplbPortRange{Key: key, First: r.First, Last: r.Last, Service: uint32(place)})
+			}
+		}
+	}
+	d.sortRanges()
 	if len(d.ranges) > room {
 		return fmt.Errorf("%d ranges of ports: there is room for %d, four for each service that the tables can hold",
 			len(d.ranges), room)
 	}
+	d.allPorts |= uint64(len(d.ranges)) << allPortsRangesShift
+	return nil
+}
+
+func (d *directory) sortRanges() {
 	slices.SortFunc(d.ranges, func(a, b xdplbPortRange) int {
 		return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.First, b.First))
 	})
-	d.allPorts |= uint64(len(d.ranges)) << allPortsRangesShift
-	return nil
+}
+
+// without is what others, which are sorted, leave of a range of the key's ports.
+func without(r lb.PortRange, key uint64, others []xdplbPortRange) (left []lb.PortRange) {
+	for _, other := range others {
+		switch {
+		case other.Key != key || other.Last < r.First || other.First > r.Last:
+			continue
+		case other.First > r.First:
+			left = append(left, lb.PortRange{First: r.First, Last: other.First - 1})
+		}
+		if other.Last >= r.Last {
+			return left
+		}
+		r.First = other.Last + 1
+	}
+	return append(left, r)
 }
 
 // writeRanges fills the ranges of a side, whose services stand in the map services from index base on.
@@ -115,9 +146,11 @@ func (d *directory) writeRanges(ranges []xdplbPortRange, base uint32) {
 	}
 }
 
-// readPorts reads the ports of the services of a side that have several, by place.
+// readPorts reads the ports of the services of a side that have several, by place. Those of FTP's data are none of the
+// service's own, which are always among its several.
 func (d *Datapath) readPorts(n uint32) map[uint32]lb.Ports {
-	places := uint32(len(d.services.side(n)))
+	values := d.services.side(n)
+	places := uint32(len(values))
 	lists := make(map[uint32][]lb.PortRange)
 	for _, r := range d.portRanges.side(n)[:d.countRanges(n)] {
 		place := r.Service % places
@@ -125,7 +158,10 @@ func (d *Datapath) readPorts(n uint32) map[uint32]lb.Ports {
 	}
 	ports := make(map[uint32]lb.Ports, len(lists))
 	for place, list := range lists {
-		ports[place] = lb.NewPorts(list[0].First, list...)
+		own := fromPort(values[place].Port)
+		if slices.ContainsFunc(list, func(r lb.PortRange) bool { return r.First <= own && own <= r.Last }) {
+			ports[place] = lb.NewPorts(own, list...)
+		}
 	}
 	return ports
 }

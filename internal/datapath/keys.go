@@ -47,6 +47,20 @@ func (s *xdplbService) persistence() lb.Persistence {
 
 func (s *xdplbService) isPersistent() bool { return s.Persistence != 0 }
 
+// head is the service without its backends, as far as its name, its ports and its persistence go.
+func (s *xdplbService) head(ports lb.Ports) lb.Service {
+	return lb.Service{ServiceKey: s.key(), Ports: ports, Persistence: s.persistence()}
+}
+
+// dataPorts are ports that a service gets if no other has them; ports are its own, if there are several.
+func (s *xdplbService) dataPorts(ports lb.Ports) []lb.PortRange {
+	if s.Id == 0 {
+		return nil
+	}
+	head := s.head(ports)
+	return head.DataPorts()
+}
+
 // templateKey is the key of a client's template: masked in persist.h.
 func (s *xdplbService) templateKey(client netip.Addr) xdplbTemplateKey {
 	key := xdplbTemplateKey{Service: s.Id, Prefix: s.Prefix}

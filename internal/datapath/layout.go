@@ -353,10 +353,10 @@ func (p *planner) placeService(was, now *service) (err error) {
 	return err
 }
 
-// setPorts notes the ports of a service that has several.
+// setPorts notes the ports of a service that has several, and whether packets look others up as they did.
 func (p *planner) setPorts(was, now *service, ports lb.Ports) {
 	now.ports = ports
-	p.moves = p.moves || was == nil || was.ports != ports
+	p.moves = p.moves || was == nil || was.ports != ports || !slices.Equal(was.dataPorts(was.ports), now.dataPorts(ports))
 	delete(p.ports, now.place)
 	if ports != "" {
 		p.ports[now.place] = ports

@@ -121,10 +121,10 @@ func (l *ConnectionList) walkTemplates(visit func(Connection) bool) error {
 		if owner.backend == nil || owner.service.Id != key.Service || owner.service.Prefix != key.Prefix {
 			return true // of what the service was
 		}
-		service := owner.service.key()
+		service := owner.service.head(owner.service.ports)
 		return visit(Connection{
-			Service: service, Client: netip.AddrPortFrom(toAddr(key.Client, owner.service.Family), 0),
-			VIPPort: service.Addr.Port(), Backend: owner.backend.Addr, State: StateNone,
+			Service: service.ServiceKey, Client: netip.AddrPortFrom(toAddr(key.Client, owner.service.Family), 0),
+			VIPPort: service.TemplatePort(), Backend: owner.backend.Addr, State: StateNone,
 			Left: time.Duration(t.left(l.table.now)) << tickShift,
 		})
 	})

@@ -163,3 +163,52 @@ func checkPorts(services []Service) error {
 	}
 	return nil
 }
+
+// Ports of FTP: of a session's commands, and of the server's end of a data connection where the server opens that. Where
+// the client does, the server's end is any of those that need no privilege.
+const (
+	ftpPort               = 21
+	ftpDataPort           = 20
+	firstUnprivilegedPort = 1024
+)
+
+// DataPorts are ports that the service gets beside its own where no other service has them (but for one of port 0): as in
+// LVS, a persistent TCP service of port 21 is taken for FTP, whose client opens data connections to where its session is.
+func (s *Service) DataPorts() []PortRange {
+	if s.Addr.Port() != ftpPort || s.Protocol != TCP || s.Ports != "" || s.Persistence == (Persistence{}) {
+		return nil
+	}
+	return []PortRange{{ftpDataPort, ftpDataPort}, {firstUnprivilegedPort, 1<<16 - 1}}
+}
+
+// ServiceOf finds the service to which packets to an address and port go: one that has the port, else the one that gets it
+// with FTP's data, else the one of port 0. A persistence template's port 0 is also that of FTP. The pointer is as Service's.
+func (s *State) ServiceOf(at ServiceKey) (*Service, bool) {
+	if service, found := s.Service(at); found {
+		return service, true
+	}
+	var second *Service
+	port := at.Addr.Port()
+	first, _ := s.find(ServiceKey{netip.AddrPortFrom(at.Addr.Addr(), 0), at.Protocol})
+	for i := first; i < len(s.Services) && s.Services[i].sharesPorts(&Service{ServiceKey: at}); i++ {
+		switch service := &s.Services[i]; {
+		case contain(service.Ports.Ranges(), port):
+			return service, true
+		case service.Addr.Port() == 0, contain(service.DataPorts(), port), port == 0 && service.DataPorts() != nil:
+			second = service // that of port 0 stands before the others
+		}
+	}
+	return second, second != nil
+}
+
+func contain(ranges []PortRange, port uint16) bool {
+	return slices.ContainsFunc(ranges, func(r PortRange) bool { return r.First <= port && port <= r.Last })
+}
+
+// TemplatePort is the port that LVS shows with a persistence template of the service: 0 if it is for any port.
+func (s *Service) TemplatePort() uint16 {
+	if s.DataPorts() != nil {
+		return 0
+	}
+	return s.Addr.Port()
+}

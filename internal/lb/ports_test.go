@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
+	"time"
 
 	"xdplb/internal/lb"
 )
@@ -109,6 +110,44 @@ func TestPortsOverlap(t *testing.T) {
 	} {
 		if err := new(lb.State).AddService(bad); !errors.Is(err, lb.ErrInvalid) {
 			t.Errorf("ports %q of %s: %v", bad.Ports, bad.ServiceKey, err)
+		}
+	}
+}
+
+// TestServiceOf: the port's own service, else FTP's data, else port 0.
+func TestServiceOf(t *testing.T) {
+	t.Parallel()
+	persistent := lb.Persistence{Timeout: time.Minute, Prefix: 32}
+	service := func(at string, ports lb.Ports, persistence lb.Persistence) lb.Service {
+		return lb.Service{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort(at), Protocol: lb.TCP}, Ports: ports, Scheduler: lb.RR, Persistence: persistence}
+	}
+	state, err := lb.NewState([]lb.Service{
+		service("192.0.2.1:0", "", persistent), service("192.0.2.1:21", "", persistent), service("192.0.2.1:8080", "", lb.Persistence{}),
+		service("192.0.2.1:2000", "1000-1030,2000-2100", lb.Persistence{}),
+		service("192.0.2.2:21", "", persistent),
+		service("192.0.2.3:21", "", lb.Persistence{}),
+		service("192.0.2.4:21", "20-21", persistent),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at, want := range map[string]string{
+		"192.0.2.1:0": "192.0.2.1:0", "192.0.2.1:19": "192.0.2.1:0", "192.0.2.1:20": "192.0.2.1:21", "192.0.2.1:21": "192.0.2.1:21",
+		"192.0.2.1:22": "192.0.2.1:0", "192.0.2.1:1000": "192.0.2.1:2000", "192.0.2.1:1030": "192.0.2.1:2000", "192.0.2.1:1031": "192.0.2.1:21",
+		"192.0.2.1:8080": "192.0.2.1:8080", "192.0.2.1:65535": "192.0.2.1:21",
+		"192.0.2.2:0": "192.0.2.2:21", "192.0.2.2:20": "192.0.2.2:21", "192.0.2.2:1023": "", "192.0.2.2:1024": "192.0.2.2:21",
+		"192.0.2.3:20": "", "192.0.2.3:0": "", "192.0.2.3:5000": "",
+		"192.0.2.4:20": "192.0.2.4:21", "192.0.2.4:5000": "", "192.0.2.5:21": "",
+	} {
+		got := ""
+		if s, found := state.ServiceOf(lb.ServiceKey{Addr: netip.MustParseAddrPort(at), Protocol: lb.TCP}); found {
+			got = s.Addr.String()
+		}
+		if got != want {
+			t.Errorf("%s: got %q, want %q", at, got, want)
+		}
+		if s, found := state.ServiceOf(lb.ServiceKey{Addr: netip.MustParseAddrPort(at), Protocol: lb.UDP}); found {
+			t.Errorf("%s of UDP: got %s", at, s.ServiceKey)
 		}
 	}
 }
