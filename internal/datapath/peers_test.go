@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/gopacket/gopacket/layers"
@@ -83,6 +84,69 @@ func TestPeers(t *testing.T) {
 		}
 	}
 	checkOwnFlows(t, d, state)
+}
+
+// TestPeersOnePacket: each datagram that a peer has scheduled is the director's own, a connection by itself, and no flow.
+func TestPeersOnePacket(t *testing.T) {
+	t.Parallel()
+	const datagrams = 6
+	attachment := director(t, small)
+	peer, router := [6]byte{2, 0, 0, 0, 0, 5}, [6]byte{2, 0, 0, 0, 0, 1}
+	state := peerWorld(t, attachment.Ifindex, peer)
+	for i := range state.Services {
+		s := &state.Services[i]
+		s.Protocol, s.OnePacket = lb.UDP, true
+		if i%3 == 0 {
+			s.Persistence = lb.Persistence{Timeout: time.Minute, Prefix: 32}
+		}
+	}
+	mustChange(t, to(state))
+	d := opened(t)
+	defer d.Close()
+	forwarded := 0
+	for _, s := range state.Services {
+		isLocal := len(s.Backends) == 3
+		own := func() BackendStats {
+			all, err := d.Stats()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return all[s.ServiceKey].Backends[s.Backends[0].Addr]
+		}
+		send := func(from [6]byte, client int) bool {
+			frame := frameTo(t, attachment.MAC, addrPort(address(s.Addr.Addr().Is6(), 9, client), 1000), s.Addr, layers.TCP{})
+			copy(frame[6:], from[:])
+			protocol := 14 + 9 // the port numbers stay where they are
+			if s.Addr.Addr().Is6() {
+				protocol = 14 + 6
+			}
+			frame[protocol] = byte(lb.UDP)
+			_, sent := sentTo(d.program, attachment.Ifindex, frame)
+			return sent
+		}
+		before := own()
+		for client := range datagrams {
+			if sent := send(peer, client/2); sent == isLocal {
+				t.Errorf("%s %s: what the peer sent was sent on: %v, want %v", s.ServiceKey, s.Scheduler, sent, !isLocal)
+			}
+		}
+		if got := own(); isLocal && (got.Connections-before.Connections != datagrams || got.Packets-before.Packets != datagrams) {
+			t.Errorf("%s %s: the director itself has %+v, had %+v", s.ServiceKey, s.Scheduler, got, before)
+		}
+		for client := range datagrams {
+			if send(router, 100+client) && isLocal {
+				forwarded++
+			}
+		}
+	}
+	if forwarded == 0 {
+		t.Error("nothing from the router was sent on: this test shows nothing")
+	}
+	eachConnection(t, d, func(c Connection) {
+		if !c.IsTemplate() {
+			t.Errorf("a flow from %s to %s is recorded", c.Client, c.Service)
+		}
+	})
 }
 
 // checkOwnFlows looks at what was recorded and counted of the peer's flows.
