@@ -252,13 +252,29 @@ func (v statusView) flowRows() [][]string {
 	if len(f.Flooded) > 0 {
 		floods += "; now: " + strings.Join(f.Flooded, ", ")
 	}
-	return [][]string{
+	rows := [][]string{
 		{"live", fmt.Sprintf("%d, room for %d", f.Live, v.FlowsLimit)},
 		{"expired", fmt.Sprintf("%d, whose room new ones may take", f.Expired)},
 		{"evicted", fmt.Sprintf("%d live, %d half-open and %d expired, so far, by new ones that needed their room", e.Established, e.Embryonic, e.Expired)},
 		{"spilled", fmt.Sprintf("%d so far, to the second part of the table because their place in the first was full", e.Spilled)},
 		{"floods", floods},
 	}
+	if kept, fresh := v.mapOf("templates"), v.mapOf("new_templates"); kept.Used+fresh.Used > 0 || e.Template > 0 {
+		rows = append(rows, []string{"templates", fmt.Sprintf(
+			"%d, room for %d, and %d of clients that have sent one packet; %d so far found no room and may be forgotten early",
+			kept.Used, kept.Max, fresh.Used, e.Template)})
+	}
+	return rows
+}
+
+// mapOf finds a map by its name.
+func (v statusView) mapOf(name string) mapView {
+	for _, m := range v.Maps {
+		if m.Name == name {
+			return m
+		}
+	}
+	return mapView{}
 }
 
 func (v statusView) mapRows() [][]string {
