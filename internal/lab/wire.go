@@ -194,7 +194,7 @@ func finishChecksums(name string) error {
 		return err
 	}
 	defer tool.Close()
-	return tool.Change(name, map[string]bool{"tx-checksum-ip-generic": false})
+	return tool.Change(name, map[string]bool{"tx-checksum-ip-generic": false, "tx-checksum-sctp": false})
 }
 
 // addAddress adds an address; an IPv6 one is usable at once.

@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"runtime"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // RequireAll is the environment variable that, when set, turns every skip for a missing need into a failure. CI sets
@@ -57,6 +59,16 @@ func RequireLVS(tb testing.TB) {
 	if _, err := os.Stat("/proc/net/ip_vs"); err != nil {
 		tb.Skip("needs a kernel with LVS: modprobe ip_vs")
 	}
+}
+
+// RequireSCTP skips the test where the kernel has no SCTP, as RequireLVS does.
+func RequireSCTP(tb testing.TB) {
+	tb.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP)
+	if err != nil {
+		tb.Skipf("needs a kernel with SCTP: modprobe sctp: %v", err)
+	}
+	unix.Close(fd)
 }
 
 // Namespace moves the calling goroutine, for the rest of its life, into namespaces of its own, as [Isolate] does. The
