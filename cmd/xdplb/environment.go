@@ -5,8 +5,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"runtime"
 	"text/tabwriter"
@@ -48,6 +50,9 @@ func (env *environment) action(do func(args []string) error) func(*cobra.Command
 func enterNamespace(name string) error {
 	path := "/run/netns/" + name
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("there is no network namespace %s", name)
+	}
 	if err != nil {
 		return fmt.Errorf("entering network namespace %s: opening %s: %w", name, path, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"xdplb/internal/datapath"
 	"xdplb/internal/lb"
 	"xdplb/internal/neigh"
+	"xdplb/internal/realserver"
 )
 
 // hintedError is an error that comes with its own hint, where that depends on the command.
@@ -39,6 +40,17 @@ func forbidden(err error, capabilities string) error {
 	return withHint(fmt.Errorf("%w: run as root, or with %s", err, capabilities), "run it with sudo")
 }
 
+// filesystemHint says where pins can be.
+func filesystemHint(err *datapath.FilesystemError) string {
+	switch {
+	case err.PrivateMounts:
+		return "enter only the network namespace: xdplb --netns NAME, or nsenter --net=/run/netns/NAME"
+	case err.Unmounted():
+		return fmt.Sprintf("mount it: mount -t bpf bpf %s", datapath.Filesystem)
+	}
+	return fmt.Sprintf("take a directory on one, such as --pin-dir %s/xdplb", datapath.Filesystem)
+}
+
 // hint says in one line what to do about an error, or nothing.
 func hint(err error) string {
 	var (
@@ -48,6 +60,8 @@ func hint(err error) string {
 		foreign   *datapath.ForeignProgramError
 		capacity  *datapath.CapacityError
 		forbidden *datapath.CapabilityError
+		noPins    *datapath.FilesystemError
+		refused   *realserver.RefusedError
 		unreached *neigh.NotConnectedError
 		silent    *neigh.NoAnswerError
 	)
@@ -72,10 +86,14 @@ func hint(err error) string {
 		return fmt.Sprintf(`only "xdplb detach --all" changes sizes: save, detach --all, attach with --%s, restore`, capacity.What)
 	case errors.As(err, &forbidden):
 		return "run it with sudo"
+	case errors.As(err, &noPins):
+		return filesystemHint(noPins)
+	case errors.As(err, &refused):
+		return refused.Hint
 	case errors.As(err, &unreached):
-		return "direct routing reaches backends on the segments of attached interfaces only: attach the one that leads there, or give --mac and --dev"
+		return "only backends on the segment of an attached interface can be reached: attach the interface that leads there, or give --mac and --dev"
 	case errors.As(err, &silent):
-		return "is the host up? if it is and does not answer on purpose, give --mac and --dev"
+		return "is the host up? If it is, and does not answer on purpose, give --mac and --dev"
 	case errors.Is(err, lb.ErrExists):
 		return `see what there is with "xdplb list -n", change it with "set"`
 	case errors.Is(err, lb.ErrNotFound):

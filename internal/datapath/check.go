@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -24,7 +23,26 @@ const (
 
 // checkCapabilities says which of the capabilities that xdplb needs the process lacks.
 func checkCapabilities() error {
-	needs := []struct {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	if err := unix.Capget(&header, &sets[0]); err != nil {
+		return fmt.Errorf("reading the process's capabilities: %w", err)
+	}
+	knows := func(capability uint) bool {
+		_, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(capability), 0, 0, 0)
+		return err == nil
+	}
+	missing := missingCapabilities(uint64(sets[1].Effective)<<32|uint64(sets[0].Effective), knows)
+	if len(missing) == 0 {
+		return nil
+	}
+	return &CapabilityError{Missing: missing}
+}
+
+// missingCapabilities names what is not in the effective set. A capability that the kernel does not know, as Linux before
+// 5.8 does not know CAP_BPF, nobody can have: that kernel is too old, which checkKernel says.
+func missingCapabilities(effective uint64, knows func(uint) bool) (missing []string) {
+	for _, need := range []struct {
 		bit  uint
 		name string
 	}{
@@ -32,27 +50,17 @@ func checkCapabilities() error {
 		{unix.CAP_BPF, "CAP_BPF"},             // maps and programs
 		{unix.CAP_PERFMON, "CAP_PERFMON"},     // programs that compare pointers
 		{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN"}, // opening inner maps and links, which the kernel names by id
-	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var sets [2]unix.CapUserData
-	if err := unix.Capget(&header, &sets[0]); err != nil {
-		return fmt.Errorf("reading the process's capabilities: %w", err)
-	}
-	var missing []string
-	for _, need := range needs {
-		if sets[need.bit/32].Effective&(1<<(need.bit%32)) == 0 {
+	} {
+		if effective&(1<<need.bit) == 0 && knows(need.bit) {
 			missing = append(missing, need.name)
 		}
 	}
-	if len(missing) == 0 {
-		return nil
-	}
-	return &CapabilityError{Missing: missing}
+	return missing
 }
 
 // checkFilesystem says whether the directory that holds the pin directory is a BPF filesystem.
 func checkFilesystem(pinDir string) error {
-	parent := filepath.Dir(filepath.Clean(pinDir))
+	parent := filepath.Dir(pinDir)
 	var stat unix.Statfs_t
 	err := unix.Statfs(parent, &stat)
 	switch {
@@ -61,7 +69,7 @@ func checkFilesystem(pinDir string) error {
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("looking for a BPF filesystem at %s: %w", parent, err)
 	}
-	return &FilesystemError{Dir: parent, PrivateMounts: hasPrivateMounts()}
+	return &FilesystemError{PinDir: pinDir, PrivateMounts: hasPrivateMounts()}
 }
 
 // hasPrivateMounts says whether the process sees other mounts than the host, as the children of "ip netns exec" do. It
@@ -96,14 +104,23 @@ func checkKernel() error {
 	if err != nil {
 		return fmt.Errorf("reading the kernel's version: %w", err)
 	}
-	lacks := slices.Concat(
-		lacksByAge(version),
-		missingHelpers(asm.FnRedirect, asm.FnXdpAdjustHead, asm.FnKtimeGetCoarseNs, asm.FnJiffies64, asm.FnLoop),
-	)
-	if len(lacks) == 0 {
+	return judgeKernel(version,
+		missingHelpers(asm.FnRedirect, asm.FnXdpAdjustHead, asm.FnKtimeGetCoarseNs, asm.FnJiffies64, asm.FnLoop))
+}
+
+// judgeKernel refuses a kernel that is too old, by its version as LINUX_VERSION_CODE writes it, or that lacks a helper.
+func judgeKernel(version uint32, lacks []string) error {
+	var faults []string
+	if major, minor := version>>16, version>>8&0xff; major < minimumMajor || major == minimumMajor && minor < minimumMinor {
+		faults = append(faults, fmt.Sprintf("it is Linux %d.%d, and xdplb needs %d.%d or newer", major, minor, minimumMajor, minimumMinor))
+	}
+	if len(lacks) > 0 {
+		faults = append(faults, "XDP programs lack "+strings.Join(lacks, ", "))
+	}
+	if len(faults) == 0 {
 		return nil
 	}
-	return fmt.Errorf("this kernel lacks %s", strings.Join(lacks, ", "))
+	return fmt.Errorf("this kernel cannot run xdplb: %s", strings.Join(faults, "; "))
 }
 
 // missingHelpers tries the helpers that the program calls, and names those that the kernel does not have. Its map types are
@@ -111,17 +128,20 @@ func checkKernel() error {
 func missingHelpers(helpers ...asm.BuiltinFunc) (missing []string) {
 	for _, helper := range helpers {
 		if err := features.HaveProgramHelper(ebpf.XDP, helper); errors.Is(err, ebpf.ErrNotSupported) {
-			missing = append(missing, fmt.Sprintf("the helper %s in XDP programs", helper))
+			missing = append(missing, helperName(helper))
 		}
 	}
 	return missing
 }
 
-// lacksByAge judges a version as LINUX_VERSION_CODE writes it.
-func lacksByAge(version uint32) []string {
-	major, minor := version>>16, version>>8&0xff
-	if major > minimumMajor || major == minimumMajor && minor >= minimumMinor {
-		return nil
+// helperName is what the kernel calls a helper: bpf_xdp_adjust_head for FnXdpAdjustHead.
+func helperName(helper asm.BuiltinFunc) string {
+	name := []byte("bpf")
+	for _, c := range []byte(strings.TrimPrefix(helper.String(), "Fn")) {
+		if 'A' <= c && c <= 'Z' {
+			name = append(name, '_')
+		}
+		name = append(name, c)
 	}
-	return []string{fmt.Sprintf("what came with Linux %d.%d (it is %d.%d)", minimumMajor, minimumMinor, major, minor)}
+	return strings.ToLower(string(name))
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // ErrNotAttached means that there are no pins at the pin directory: nothing was ever attached, or all was detached.
-var ErrNotAttached = errors.New("xdplb is not attached to any interface")
+var ErrNotAttached = errors.New("not attached to any interface")
 
 // ErrAttached means that the program is on the interface already.
 var ErrAttached = errors.New("is attached already")
@@ -96,27 +96,29 @@ func (e *CapabilityError) Error() string {
 	return "not permitted: run as root, or with " + strings.Join(e.Missing, ", ")
 }
 
-// defaultFilesystem is where the host's BPF filesystem is mounted.
-const defaultFilesystem = "/sys/fs/bpf"
+// Filesystem is where the host's BPF filesystem is mounted.
+const Filesystem = "/sys/fs/bpf"
 
 // FilesystemError means that there is no BPF filesystem to keep the pins in.
 type FilesystemError struct {
-	Dir           string // where it was looked for
+	PinDir        string // whose parent is not on one
 	PrivateMounts bool   // the process does not see the host's mounts
 }
 
+// Unmounted says whether what is missing is the host's BPF filesystem itself.
+func (e *FilesystemError) Unmounted() bool { return filepath.Dir(e.PinDir) == Filesystem }
+
 func (e *FilesystemError) Error() string {
-	if e.PrivateMounts {
-		return fmt.Sprintf("no BPF filesystem at %s, and this process has mounts of its own, as under \"ip netns exec\", "+
-			"where pins would vanish: enter the network namespace alone (--netns, or nsenter --net=/run/netns/NAME)", e.Dir)
+	switch {
+	case e.PrivateMounts:
+		return fmt.Sprintf("no BPF filesystem at %s: this process has mounts of its own, as under \"ip netns exec\", "+
+			"and pins made in them would vanish with it", filepath.Dir(e.PinDir))
+	case e.Unmounted():
+		return "no BPF filesystem at " + Filesystem
+	case e.PinDir == Filesystem:
+		return fmt.Sprintf("%s is the BPF filesystem itself, not a pin directory in it", e.PinDir)
 	}
-	if e.Dir == filepath.Dir(defaultFilesystem) {
-		return fmt.Sprintf("%s is the BPF filesystem itself: take a pin directory in it, such as %[1]s/xdplb", defaultFilesystem)
-	}
-	if e.Dir != defaultFilesystem {
-		return fmt.Sprintf("%s is not on a BPF filesystem: take a pin directory under %s", e.Dir, defaultFilesystem)
-	}
-	return fmt.Sprintf("no BPF filesystem at %s: mount -t bpf bpf %s", e.Dir, e.Dir)
+	return fmt.Sprintf("pin directory %s is not on a BPF filesystem", e.PinDir)
 }
 
 // loadError is a refusal of the program or its maps by the kernel. A verifier's log is shortened to its end, and shown

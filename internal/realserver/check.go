@@ -31,7 +31,7 @@ func Check(o Options) ([]Problem, error) {
 		o.VIPs = recorded.VIPs
 	}
 	if len(o.VIPs) == 0 {
-		return nil, errors.New("check the real server: no VIP is given or recorded")
+		return nil, errors.New("no VIP is given, and none was set up on this host")
 	}
 	if o.ArpMode == "" {
 		o.ArpMode = recorded.ArpMode
@@ -153,7 +153,7 @@ func checkARP(o Options) ([]Problem, error) {
 	if o.Dev == "" {
 		return []Problem{{
 			Text: "the interface towards the cluster is not known, so that its ARP settings are not checked",
-			Hint: command("check", o.VIPs, "--dev DEV"),
+			Hint: command("check", o.VIPs, "--dev INTERFACE"),
 		}}, nil
 	}
 	var problems []Problem

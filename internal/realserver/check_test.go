@@ -84,7 +84,7 @@ func TestCheckWithoutAKnownInterface(t *testing.T) {
 	o := realServer(t)
 	o.Dev, o.Gateways, o.ArpMode = "", nil, ""
 	const unknown = "the interface towards the cluster is not known, so that its ARP settings are not checked | " +
-		"xdplb realserver check 172.10.0.9 2001:db8:10::9 --dev DEV"
+		"xdplb realserver check 172.10.0.9 2001:db8:10::9 --dev INTERFACE"
 	missing := []string{
 		"172.10.0.9 is not on lo | xdplb realserver setup 172.10.0.9",
 		"2001:db8:10::9 is not on lo | xdplb realserver setup 2001:db8:10::9",

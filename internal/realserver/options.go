@@ -22,7 +22,7 @@ func ParseArpMode(name string) (ArpMode, error) {
 	case Sysctl, Filter:
 		return mode, nil
 	}
-	return "", fmt.Errorf("unknown ARP mode %q: it is %s or %s", name, Sysctl, Filter)
+	return "", fmt.Errorf("unknown ARP mode %q: want %s or %s", name, Sysctl, Filter)
 }
 
 // DefaultStateDir is where the record of what was there before is kept.
@@ -65,3 +65,13 @@ type Problem struct {
 
 // String returns the text.
 func (p Problem) String() string { return p.Text }
+
+// RefusedError is a problem because of which [Setup] has changed nothing.
+type RefusedError struct{ Problem }
+
+// Error returns the text.
+func (e *RefusedError) Error() string { return e.Text }
+
+func refuse(hint, format string, args ...any) error {
+	return &RefusedError{Problem{Text: fmt.Sprintf(format, args...), Hint: hint}}
+}

@@ -139,7 +139,8 @@ func (j *journal) refuseForeignTable(o Options) error {
 		return err
 	}
 	if exists {
-		return fmt.Errorf("an nftables table arp %s is there that this set-up has not made: see `nft list table arp %s`, and delete it", tableName, tableName)
+		return refuse("if nobody needs it, delete it: nft delete table arp "+tableName,
+			"the nftables table arp %s is there already, and xdplb did not make it", tableName)
 	}
 	return nil
 }
@@ -215,7 +216,7 @@ func (o Options) complete() (Options, error) {
 		return o, err
 	}
 	if lo.Attrs().RawFlags&unix.IFF_UP == 0 {
-		return o, errors.New("interface lo is down: `ip link set lo up`")
+		return o, refuse("ip link set lo up", "interface lo is down")
 	}
 	if o.Dev == "" {
 		if o.Dev, err = findDev(o.Gateways, all); err != nil {
@@ -231,7 +232,8 @@ func refuseHeld(vip netip.Addr, all []neigh.Address) error {
 		if a.Prefix.Addr() != vip || a.Interface == "lo" && a.Prefix.IsSingleIP() {
 			continue
 		}
-		return fmt.Errorf("set up %s: it is %s on %s already: `ip address del %s dev %s`", vip, a.Prefix, a.Interface, a.Prefix, a.Interface)
+		return refuse(fmt.Sprintf("ip address del %s dev %s", a.Prefix, a.Interface),
+			"set up %s: this host has it already, as %s on %s", vip, a.Prefix, a.Interface)
 	}
 	return nil
 }
@@ -243,7 +245,7 @@ func (o Options) gateways() ([]hop, error) {
 		return nil, fmt.Errorf("find interface %s: %w", o.Dev, err)
 	}
 	if link.Attrs().RawFlags&unix.IFF_UP == 0 {
-		return nil, fmt.Errorf("interface %s is down: `ip link set %s up`", o.Dev, o.Dev)
+		return nil, refuse("ip link set "+o.Dev+" up", "interface %s is down", o.Dev)
 	}
 	if o.Dev == "lo" {
 		return nil, errors.New("interface lo does not lead to the cluster")

@@ -3,6 +3,7 @@
 package realserver
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -23,6 +24,18 @@ func eventually(t *testing.T, what string, done func() bool, got func() any) {
 	}
 }
 
+// complaint is an error's text, with its hint if it has one.
+func complaint(err error) string {
+	var refused *RefusedError
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &refused):
+		return refused.Text + " | " + refused.Hint
+	}
+	return err.Error()
+}
+
 func TestSetupRefusesBeforeAnyChange(t *testing.T) {
 	t.Parallel()
 	good := realServer(t)
@@ -39,14 +52,14 @@ func TestSetupRefusesBeforeAnyChange(t *testing.T) {
 		{"no VIP", func(o *Options) { o.VIPs = nil }, "set up a real server: no VIP given"},
 		{"multicast VIP", func(o *Options) { o.VIPs = []netip.Addr{addr("224.0.0.9")} }, "VIP 224.0.0.9 is a multicast address"},
 		{"on lo with the subnet's mask", func(o *Options) { o.VIPs = []netip.Addr{addr("172.10.0.20")} },
-			"set up 172.10.0.20: it is 172.10.0.20/16 on lo already: `ip address del 172.10.0.20/16 dev lo`"},
+			"set up 172.10.0.20: this host has it already, as 172.10.0.20/16 on lo | ip address del 172.10.0.20/16 dev lo"},
 		{"on eth0", func(o *Options) { o.VIPs = []netip.Addr{addr("172.10.0.21")} },
-			"set up 172.10.0.21: it is 172.10.0.21/16 on eth0 already: `ip address del 172.10.0.21/16 dev eth0`"},
-		{"unknown mode", func(o *Options) { o.ArpMode = "none" }, `unknown ARP mode "none": it is sysctl or filter`},
+			"set up 172.10.0.21: this host has it already, as 172.10.0.21/16 on eth0 | ip address del 172.10.0.21/16 dev eth0"},
+		{"unknown mode", func(o *Options) { o.ArpMode = "none" }, `unknown ARP mode "none": want sysctl or filter`},
 		{"foreign table", func(o *Options) { o.ArpMode = Filter },
-			"an nftables table arp xdplb is there that this set-up has not made: see `nft list table arp xdplb`, and delete it"},
+			"the nftables table arp xdplb is there already, and xdplb did not make it | if nobody needs it, delete it: nft delete table arp xdplb"},
 		{"unknown interface", func(o *Options) { o.Dev = "eth7" }, "find interface eth7: Link not found"},
-		{"interface down", func(o *Options) { o.Dev = "eth1" }, "interface eth1 is down: `ip link set eth1 up`"},
+		{"interface down", func(o *Options) { o.Dev = "eth1" }, "interface eth1 is down | ip link set eth1 up"},
 		{"lo", func(o *Options) { o.Dev = "lo" }, "interface lo does not lead to the cluster"},
 		{"distant gateway", func(o *Options) { o.Gateways = []netip.Addr{addr("10.0.0.1")} },
 			"gateway 10.0.0.1 is not on a directly connected network of eth0"},
@@ -63,8 +76,8 @@ func TestSetupRefusesBeforeAnyChange(t *testing.T) {
 	for _, test := range tests {
 		o := good
 		test.edit(&o)
-		if err := Setup(o); err == nil || err.Error() != test.want {
-			t.Errorf("%s: got the error %v, want %q", test.name, err, test.want)
+		if got := complaint(Setup(o)); got != test.want {
+			t.Errorf("%s: got %q, want %q", test.name, got, test.want)
 		}
 	}
 	if diff := cmp.Diff(before, snapshot(t)); diff != "" {

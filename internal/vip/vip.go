@@ -24,10 +24,10 @@ import (
 )
 
 // ErrExists is wrapped by the error of [Add] when the host holds the address already.
-var ErrExists = errors.New("already there")
+var ErrExists = errors.New("this host has it already")
 
 // ErrNotFound is wrapped by the error of [Delete] when the interface does not hold the address.
-var ErrNotFound = errors.New("not there")
+var ErrNotFound = errors.New("no such address")
 
 // Parse reads ADDRESS or ADDRESS/PREFIX; without a prefix the network is the address alone (/32 or /128). The error
 // names the offending word.
@@ -62,7 +62,7 @@ func Add(ctx context.Context, prefix netip.Prefix, dev string) error {
 		return err
 	}
 	if len(held) > 0 {
-		return fmt.Errorf("add %s to %s: %w: it is %s on %s", prefix.Addr(), dev, ErrExists, held[0].Prefix, held[0].Interface)
+		return fmt.Errorf("add %s to %s: %w, as %s on %s", prefix.Addr(), dev, ErrExists, held[0].Prefix, held[0].Interface)
 	}
 	address := netlinkAddr(prefix)
 	if prefix.Addr().Is6() {
@@ -89,7 +89,7 @@ func Delete(prefix netip.Prefix, dev string) error {
 		if address.Prefix == prefix && address.Interface == dev {
 			return deleteAlone(prefix, link)
 		}
-		there = fmt.Sprintf("; it is %s on %s", address.Prefix, address.Interface)
+		there = fmt.Sprintf("; this host has %s on %s", address.Prefix, address.Interface)
 	}
 	return fmt.Errorf("delete %s from %s: %w%s", prefix, dev, ErrNotFound, there)
 }

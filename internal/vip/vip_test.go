@@ -239,9 +239,9 @@ func TestRefusals(t *testing.T) {
 		error string
 	}{
 		{"add again", func() error { return vip.Add(context.Background(), prefix(t, "172.10.0.9/16"), "eth0") }, vip.ErrExists,
-			"add 172.10.0.9 to eth0: already there: it is 172.10.0.9/16 on eth0"},
+			"add 172.10.0.9 to eth0: this host has it already, as 172.10.0.9/16 on eth0"},
 		{"add with another prefix", func() error { return vip.Add(context.Background(), prefix(t, "172.10.0.9"), "eth0") }, vip.ErrExists,
-			"add 172.10.0.9 to eth0: already there: it is 172.10.0.9/16 on eth0"},
+			"add 172.10.0.9 to eth0: this host has it already, as 172.10.0.9/16 on eth0"},
 		{"add to an unknown interface", func() error { return vip.Add(context.Background(), prefix(t, "172.10.0.8"), "eth7") }, nil,
 			"add 172.10.0.8: find interface eth7: Link not found"},
 		{"add to lo", func() error { return vip.Add(context.Background(), prefix(t, "172.10.0.8"), "lo") }, nil,
@@ -249,9 +249,9 @@ func TestRefusals(t *testing.T) {
 		{"add to an interface that is down", func() error { return vip.Add(context.Background(), prefix(t, "172.10.0.8"), "down0") }, nil,
 			"add 172.10.0.8: interface down0 is down"},
 		{"delete a missing one", func() error { return vip.Delete(prefix(t, "172.10.0.8"), "eth0") }, vip.ErrNotFound,
-			"delete 172.10.0.8/32 from eth0: not there"},
+			"delete 172.10.0.8/32 from eth0: no such address"},
 		{"delete with another prefix", func() error { return vip.Delete(prefix(t, "172.10.0.9"), "eth0") }, vip.ErrNotFound,
-			"delete 172.10.0.9/32 from eth0: not there; it is 172.10.0.9/16 on eth0"},
+			"delete 172.10.0.9/32 from eth0: no such address; this host has 172.10.0.9/16 on eth0"},
 		{"delete from an unknown interface", func() error { return vip.Delete(prefix(t, "172.10.0.9"), "eth7") }, nil,
 			"delete 172.10.0.9: find interface eth7: Link not found"},
 	}
