@@ -66,6 +66,7 @@ func (env *environment) demo(binary string) (err error) {
 		err = errors.Join(err, lab.Down(), d.lab.Close())
 		if err == nil {
 			d.voice.right("all of it was right, in %.1f s", time.Since(start).Seconds())
+			d.voice.say("to play with the same cluster: %s up", env.program)
 		}
 	}()
 	if err := printTopology(env.stdout, d.lab); err != nil {

@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -26,11 +28,23 @@ const (
 )
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(run(typed(os.Args[0], os.Getenv("SUDO_COMMAND")), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// typed is how the user calls this program, so that what it says to type can be pasted: with its path, and with sudo if
+// that has run it, or make, but not if it has run a shell.
+func typed(program, sudoCommand string) string {
+	command, _, _ := strings.Cut(sudoCommand, " ")
+	switch filepath.Base(command) {
+	case "xdplb-lab", "make":
+		return "sudo " + program
+	}
+	return program
 }
 
 // environment is what a command acts in.
 type environment struct {
+	program        string // how the user has called it
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	begun          bool // the command line was right and the command has begun
@@ -50,8 +64,8 @@ type statusError int
 func (e statusError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 // run executes one command line and returns its exit status.
-func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	env := &environment{stdin: stdin, stdout: stdout, stderr: stderr}
+func run(program string, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	env := &environment{program: program, stdin: stdin, stdout: stdout, stderr: stderr}
 	root := rootCommand(env)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteC()
@@ -67,7 +81,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "hint: %s\n", help.For(cmd))
 		return exitUsage
 	}
-	if text := hint(err); text != "" {
+	if text := env.hint(err); text != "" {
 		fmt.Fprintf(stderr, "hint: %s\n", text)
 	}
 	return exitFailed
@@ -119,7 +133,7 @@ func noArguments(_ *cobra.Command, args []string) error {
 }
 
 // hint says in one line what to do about an error, or nothing.
-func hint(err error) string {
+func (env *environment) hint(err error) string {
 	var (
 		up      *lab.UpError
 		foreign *lab.ForeignNamespaceError
@@ -130,11 +144,11 @@ func hint(err error) string {
 	case errors.Is(err, lab.ErrNotRoot):
 		return "run it with sudo"
 	case errors.Is(err, lab.ErrDown):
-		return "raise it: xdplb-lab up"
+		return "raise it: " + env.program + " up"
 	case errors.Is(err, lab.ErrInterrupted):
-		return "clear them away: xdplb-lab down"
+		return "clear them away: " + env.program + " down"
 	case errors.As(err, &up):
-		return "take it down first: xdplb-lab down"
+		return "take it down first: " + env.program + " down"
 	case errors.As(err, &foreign):
 		return "if nobody needs it, delete it: ip netns del " + foreign.Name
 	case errors.As(err, &inside):

@@ -13,17 +13,18 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"xdplb/internal/datapath"
 	"xdplb/internal/lab"
 	"xdplb/internal/testenv"
 )
 
 // command runs one command line in this process.
-func command(args ...string) (status int, stdout, stderr string) { return typed("", args...) }
+func command(args ...string) (status int, stdout, stderr string) { return withInput("", args...) }
 
-// typed runs one command line in this process, with something on standard input.
-func typed(input string, args ...string) (status int, stdout, stderr string) {
+// withInput runs one command line in this process, with something on standard input.
+func withInput(input string, args ...string) (status int, stdout, stderr string) {
 	var out, talk strings.Builder
-	status = run(args, strings.NewReader(input), &out, &talk)
+	status = run("xdplb-lab", args, strings.NewReader(input), &out, &talk)
 	return status, out.String(), talk.String()
 }
 
@@ -133,6 +134,14 @@ func TestStory(t *testing.T) {
 	wants(exitDone, "\n  xdplb-lab exec director -- xdplb backend add 192.168.60.8\n", "", up...)
 	wants(exitDone, "real3", "the cluster is up already\n", up...)
 	wants(exitFailed, "", "the cluster is up already\nhint: take it down first: xdplb-lab down\n", "up")
+	onDirector(t, func(pinDir string) error {
+		_, err := datapath.Attach(pinDir, "eth0", datapath.Auto, datapath.Capacity{Flows: 1024, Services: 16, Backends: 16})
+		return err
+	})
+	if _, out, _ := command(up...); !strings.Contains(out, "eth0 carries xdplb (XDP, native)") || strings.Contains(out, "xdplb attach") {
+		t.Errorf("the director is set up, and up says\n%s", out)
+	}
+	onDirector(t, datapath.DetachAll)
 
 	_, drawing, _ := command("status")
 	want := `HOST            ADDRESSES                                 STATE
@@ -170,7 +179,7 @@ switch
 	wants(128+9, "", "", "exec", "client", "--", "sh", "-c", "kill -9 $$")
 	wants(exitFailed, "", `no host "real4": there are client, router, switch, director`, "exec", "real4", "--", "true")
 	wants(exitFailed, "", `no host "real4"`, "shell", "real4")
-	status, out, talk := typed("ip -o -4 address show dev eth0 | cut -d ' ' -f 7\necho $XDPLB_PIN_DIR\nexit 7\n", "shell", "real2")
+	status, out, talk := withInput("ip -o -4 address show dev eth0 | cut -d ' ' -f 7\necho $XDPLB_PIN_DIR\nexit 7\n", "shell", "real2")
 	if diff := cmp.Diff("192.168.60.9/24\n/run/xdplb-lab/bpf/real2\n", unaligned(out)); status != 7 || diff != "" {
 		t.Errorf("a shell on real2: status %d, want 7; %s\n(-want +got):\n%s", status, talk, diff)
 	}
@@ -179,6 +188,35 @@ switch
 	wants(exitFailed, "", "not up", "status")
 	if left, err := filepath.Glob("/run/*/*"); err != nil || len(left) > 0 {
 		t.Errorf("left after down: %v (%v)", left, err)
+	}
+}
+
+// onDirector acts on the director of the cluster that is up.
+func onDirector(t *testing.T, do func(pinDir string) error) {
+	t.Helper()
+	l, err := lab.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	director := l.Host("director")
+	if err := director.Do(func() error { return do(director.PinDir()) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestTyped wants what is said to type to be what the user has typed.
+func TestTyped(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ program, sudo, want string }{
+		{"build/xdplb-lab", "", "build/xdplb-lab"},
+		{"build/xdplb-lab", "/src/xdplb/build/xdplb-lab up --ipv6", "sudo build/xdplb-lab"},
+		{"build/xdplb-lab", "/usr/bin/make demo", "sudo build/xdplb-lab"},
+		{"xdplb-lab", "/bin/bash", "xdplb-lab"},
+	} {
+		if got := typed(test.program, test.sudo); got != test.want {
+			t.Errorf("%s by sudo %q: got %q, want %q", test.program, test.sudo, got, test.want)
+		}
 	}
 }
 

@@ -23,7 +23,8 @@ func upCommand(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Raise the cluster",
-		Long: `Raise the cluster and show it. The real servers hold the VIP and serve; the director is bare.
+		Long: `Raise the cluster, show it, and say what to type next. The real servers hold the VIP and serve pages; on the
+director nothing is set up.
 
 --arp says what keeps the router from learning a real server's MAC address for the VIP: sysctl (arp_ignore and
 arp_announce on the real servers), filter (an nftables arp filter on them), static (a permanent entry on the router),
@@ -75,8 +76,7 @@ func (env *environment) up(o lab.Options) error {
 	if err := printTopology(env.stdout, l); err != nil {
 		return err
 	}
-	printNextSteps(env.stdout, l)
-	return nil
+	return env.printNextSteps(l)
 }
 
 // slowly returns a function that prints steps once two seconds are over, and then one a second.
@@ -91,32 +91,41 @@ func slowly(w io.Writer) func(step string) {
 }
 
 // printNextSteps says what to type.
-func printNextSteps(w io.Writer, l *lab.Lab) {
-	director := []string{"xdplb attach eth0", fmt.Sprintf("xdplb service add %s:80 --scheduler rr", lab.VIP)}
-	for _, name := range []string{"real1", "real2"}[:min(2, l.Options.Backends)] {
-		director = append(director, fmt.Sprintf("xdplb backend add %s", l.Host(name).Addr()))
+func (env *environment) printNextSteps(l *lab.Lab) error {
+	director := l.Host("director")
+	attached, err := director.XDP("eth0")
+	if err != nil {
+		return err
 	}
-	fmt.Fprintf(w, "\nThe director is bare. Make it balance:\n\n")
-	printCommands(w, "director", director...)
 	page := fmt.Sprintf("curl http://%s/", lab.VIP)
-	fmt.Fprintf(w, "\nThen ask for a page:\n\n")
-	printCommands(w, "client", page)
-	if l.Options.ARP != lab.ARPNone {
-		return
+	if attached.Program == "" {
+		setUp := []string{"xdplb attach eth0", fmt.Sprintf("xdplb service add %s:80 --scheduler rr", lab.VIP)}
+		for _, name := range []string{"real1", "real2"}[:min(2, l.Options.Backends)] {
+			setUp = append(setUp, fmt.Sprintf("xdplb backend add %s", l.Host(name).Addr()))
+		}
+		fmt.Fprintf(env.stdout, "\nNothing is set up on the director yet. Make it balance:\n\n")
+		env.printCommands("director", setUp...)
+		fmt.Fprintf(env.stdout, "\nThen ask for a page:\n\n")
+		env.printCommands("client", page)
 	}
-	fmt.Fprintf(w, `
+	if l.Options.ARP != lab.ARPNone {
+		return nil
+	}
+	fmt.Fprintf(env.stdout, `
 Nothing keeps the real servers from answering ARP for the VIP. To see one take it away from the director, make the
-router forget whose it is, ask for a page, and look whose MAC address it has now. The director's is %s.
+router forget whose it is, ask for a page, and look whose MAC address the router has for it now. The director's is
+%s.
 
-`, l.Host("director").Interfaces[0].MAC)
-	printCommands(w, "router", fmt.Sprintf("ip neigh flush to %s dev eth1", lab.VIP))
-	printCommands(w, "client", page)
-	printCommands(w, "router", fmt.Sprintf("ip neigh show %s", lab.VIP))
+`, director.Interfaces[0].MAC)
+	env.printCommands("router", fmt.Sprintf("ip neigh flush to %s dev eth1", lab.VIP))
+	env.printCommands("client", page)
+	env.printCommands("router", fmt.Sprintf("ip neigh show %s", lab.VIP))
+	return nil
 }
 
 // printCommands prints commands to be run on a host.
-func printCommands(w io.Writer, host string, commands ...string) {
+func (env *environment) printCommands(host string, commands ...string) {
 	for _, command := range commands {
-		fmt.Fprintf(w, "  xdplb-lab exec %s -- %s\n", host, command)
+		fmt.Fprintf(env.stdout, "  %s exec %s -- %s\n", env.program, host, command)
 	}
 }
