@@ -27,26 +27,26 @@ address is warned about and gets no connections.
 With --dry-run, print what would change ("+" added, "~" changed, "-" deleted), and change nothing.
 
 The file:
-  timeouts:                            # seconds without packets until a flow is forgotten; default LVS's:
-    tcp: 900                           # established; these are the defaults
+  timeouts:                            # seconds until an idle connection is forgotten; these are the defaults
+    tcp: 900                           # established
     tcpfin: 120                        # after the client's FIN
     udp: 300
   services:
     - address: 172.10.0.9:80           # an IPv6 address needs quotes: "[2001:db8::64]:80"
       protocol: tcp                    # tcp, udp or sctp; default tcp
-      scheduler: rr                    # as of service add; default wlc
-      persistent: 360                  # seconds, as of service add; default 0, not persistent
-      netmask: 24                      # or 255.255.255.0; default all of an address
+      scheduler: rr                    # as in "service add"; default wlc
+      persistent: 360                  # seconds; default 0, not persistent
+      netmask: 24                      # or 255.255.255.0; default the whole address
       expire-quiescent: true           # default false
-      sched-flags: sh-port             # as of service add; default none
-      one-packet: false                # true: udp, each packet by itself; default false
+      sched-flags: sh-port             # as in "service add"; default none
+      one-packet: false                # true for udp, each packet by itself; default false
       backends:
         - address: 192.168.60.8
           weight: 1                    # 0 to 2147483647; default 1
           upper: 1000                  # limit of connections; default 0: none
-          lower: 800                   # below which it ends; default 0: three quarters of upper
+          lower: 800                   # the limit ends below it; default 0: three quarters of upper
           mac: 02:00:00:00:00:08       # default: found on the segment
-          dev: eth0                    # default: found by the route
+          dev: eth0                    # default: the attached interface on its network
           vlan: 100                    # only with mac; default: frames keep their tags`,
 		Example: `  xdplb apply -f cluster.yaml --dry-run
   generate-cluster | xdplb apply -f -`,

@@ -28,13 +28,14 @@ Native mode runs in the network driver. Where the driver cannot, "auto" falls ba
 and says why. An interface that carries somebody else's XDP program is refused. What breaks direct routing on the
 interface (LRO, an MTU that the driver cannot serve, ...) is warned about.
 
-A service that gets more new TCP connections than the flood rate goes into flood mode for some seconds: SYNs are placed
-by their hash and not recorded, so that a flood of them cannot fill the table. What answers is recorded then.
+A service that gets more new TCP connections than the flood rate goes into flood mode for some seconds: its SYNs are
+placed by a hash and not recorded, so that they cannot fill the table. A connection is recorded once its client
+answers.
 
-Attach each interface that receives packets for a VIP and each that leads to backends. To attach one again in another
-mode, detach it first.`,
+Attach each interface that receives packets for a VIP, and each that leads to backends. To change the mode of one,
+detach it first.`,
 		Example: `  xdplb attach eth0
-  xdplb attach eth0 --mode native          # rather fail than be slow
+  xdplb attach eth0 --mode native          # fail rather than be slow
   xdplb attach eth0 --flows 4194304        # room for 4 million connections`,
 		Args:              takes("INTERFACE"),
 		ValidArgsFunction: env.completeHostInterfaces(),

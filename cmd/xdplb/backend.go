@@ -18,9 +18,9 @@ func backendCommand(env *environment) *cobra.Command {
 		Use:   "backend",
 		Short: "Add, change, delete and list the backends of a service",
 		Long: `A backend is a real server of one service, named by its own address (RIP). It has no port: direct routing leaves
-the packets as they are, so a real server listens on the service's port, at the VIP.
+packets as they are, so a real server listens on the service's port, at the VIP.
 
-Without --service, the service is the only one that there is.`,
+--service can be left out while there is only one service.`,
 	}, backendAddCommand(env), backendSetCommand(env), backendDelCommand(env), backendListCommand(env))
 }
 
@@ -31,11 +31,11 @@ func backendAddCommand(env *environment) *cobra.Command {
 		Short: "Add a backend to a service",
 		Long: `Add a backend to a service. New connections go to it at once.
 
-Its MAC address and the interface that leads to it are the kernel's neighbour entry, for which the segment is asked
-if need be. A backend that does not answer, or is not on a directly connected network of an attached interface, is
-refused; --mac, --dev and --vlan override.
+Its MAC address and interface come from the kernel's neighbour table, or else from asking the segment. A backend that
+does not answer, or is not on a directly connected network of an attached interface, is refused; --mac, --dev and
+--vlan override.
 
-A backend whose address is the director's own (the VIP, a loopback address or any other that it has) is the director
+A backend whose address is one of the director's own (the VIP, a loopback address, or any other) is the director
 itself: its connections go to the host's own stack, which must have the VIP ("xdplb vip add").`,
 		Example: `  xdplb backend add 192.168.60.8
   xdplb backend add 192.168.60.9 --service 172.10.0.9:80 --weight 3
@@ -77,11 +77,11 @@ func backendSetCommand(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set ADDRESS",
 		Short: "Change a backend, or find its MAC address again",
-		Long: `Change a backend. Its connections stay with it. With --weight 0 it gets no new ones ("quiesced"), with --upper no more
-than so many.
+		Long: `Change a backend. Its connections stay with it. With --weight 0 it gets no new ones (it is "quiesced"); --upper
+limits how many it has.
 
-Without flags, find its MAC address and interface again, as "add" does. For a backend that was given its MAC address
-by hand, --mac auto does so.`,
+Without flags, find its MAC address and interface again, as "add" does; if the MAC address was given by hand, --mac
+auto does that.`,
 		Example: `  xdplb backend set 192.168.60.9 --weight 0
   xdplb backend set 192.168.60.9 --upper 1000
   xdplb backend set 192.168.60.9`,
@@ -131,8 +131,8 @@ func backendDelCommand(env *environment) *cobra.Command {
 		Use:     "del ADDRESS",
 		Aliases: []string{"delete"},
 		Short:   "Delete a backend from a service",
-		Long: `Delete a backend from a service. It gets nothing more: its connections are broken, their next packets are
-scheduled anew. To let them end first, set its weight to 0 and wait.`,
+		Long: `Delete a backend from a service. It gets nothing more: its connections break. To let them end first, set its
+weight to 0 and wait.`,
 		Example: `  xdplb backend del 192.168.60.9`,
 	}, nil, func(where target) error {
 		return env.changeService(where.serviceChoice, func(state *lb.State) error {
@@ -154,9 +154,9 @@ func (c *backendColumns) register(flags *pflag.FlagSet) {
 	parsedVar(flags, &c.weight, "weight", "N", strconv.FormatUint(uint64(c.weight), 10),
 		"share of new connections, 0 to 2147483647; 0: none", lb.ParseWeight)
 	parsedVar(flags, &c.upper, "upper", "N", "",
-		"with so many connections, active and inactive, it gets no new ones; 0: no limit", lb.ParseThreshold)
+		"no new connections once it has `N`, active and inactive; 0: no limit", lb.ParseThreshold)
 	parsedVar(flags, &c.lower, "lower", "N", "",
-		"until it has fewer than so many; 0: three quarters of upper", lb.ParseThreshold)
+		"new ones again once it has fewer than `N`; 0: three quarters of --upper", lb.ParseThreshold)
 }
 
 func (c *backendColumns) given(flags *pflag.FlagSet) bool {
@@ -252,8 +252,8 @@ func backendListCommand(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List backends and where their packets are sent",
-		Long: `List the backends of a service, or of all, and where their packets are sent. "by hand" are MAC addresses given with
---mac; a backend whose MAC address is "unknown" gets no new connections; one that is "local" is the director itself.`,
+		Long: `List the backends of one service, or of all, and where their packets are sent. A MAC address "by hand" was given with
+--mac; a backend whose MAC address is "unknown" gets no new connections; a "local" one is the director itself.`,
 		Example: `  xdplb backend list
   xdplb backend list --service 172.10.0.9:80 --json`,
 		Args: takes(),

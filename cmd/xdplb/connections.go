@@ -24,23 +24,23 @@ func connectionsCommand(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "connections",
 		Short: "List the live connections, as ipvsadm -L -c does",
-		Long: `List the live connections, in the text of "ipvsadm -L -c" and in no order. Without -n, the addresses of services and
-backends have names; those of clients never have. "expire" is when a connection is forgotten if its client sends
-nothing: minutes and seconds.
+		Long: `List the live connections as "ipvsadm -L -c" does, in no particular order. Without -n, services and backends are
+shown by name; clients never are. "expire" says after how many minutes and seconds a connection will be forgotten if
+its client sends nothing.
 
-States are what the client's packets show, since replies do not pass the director. TCP: SYN_RECV, ESTABLISHED, FIN_WAIT
-(the client has closed its half), TIME_WAIT (right behind its SYN), CLOSE (it has reset the connection). SCTP: INIT1,
-INIT, C-ECHOED, ESTABLISHED, S-RECEIVED (the client shuts down), CLOSED, and NONE (one packet of an association that was
-not known). And UDP. NONE with port 0 is a persistence template: it says to which backend the next connections of a
-client go.
+States are what the client's packets show, since replies do not pass the director. TCP: SYN_RECV, ESTABLISHED,
+FIN_WAIT (the client has closed its half), TIME_WAIT (right behind its SYN), CLOSE (it has reset the connection).
+SCTP: INIT1, INIT, C-ECHOED, ESTABLISHED, S-RECEIVED (the client shuts down), CLOSED, and NONE (one packet of an
+association that was not known). And UDP. NONE with port 0 is a persistence template: it says to which backend the
+next connections of a client go.
 
-Filters leave out what does not fit all of them. With --json the output is one array, whose elements come one by one:
-however many connections there are, memory does not grow.
+Where several filters are given, a connection must match all of them. With --json, the output is one array, written
+as it is read, so that even millions of connections need little memory.
 
-With --sweep, list nothing, but free the room of connections that have expired or whose backend was deleted. New
-connections take that room as they need it, so this is not urgent. It also lets services scheduled by mh go back
-to placing packets by the lookup table alone, when the longest timeout (fifteen minutes) has passed since their backends
-changed.`,
+With --sweep, nothing is listed, but the entries of connections that have expired or whose backend was deleted are
+freed. New connections take such entries as they need them, so this is not urgent. It also lets mh services go back
+to placing packets by the lookup table alone, once the longest timeout (fifteen minutes) has passed since their
+backends changed.`,
 		Example: `  xdplb connections -n
   xdplb connections --count
   xdplb connections -n --backend 192.168.60.8 --state ESTABLISHED
@@ -64,7 +64,7 @@ changed.`,
 	flags.BoolVarP(&numeric, "numeric", "n", false, "print addresses and ports as numbers")
 	filter = newConnectionFilter(cmd)
 	flags.BoolVar(&count, "count", false, "print only how many there are")
-	flags.BoolVar(&sweep, "sweep", false, "free what has expired")
+	flags.BoolVar(&sweep, "sweep", false, "free the entries of connections that have expired")
 	jsonFlag(cmd, &asJSON)
 	exclusive(cmd, "count", "sweep", "json")
 	for _, name := range []string{"client", "service", "backend", "state"} {

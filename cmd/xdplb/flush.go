@@ -12,8 +12,8 @@ func flushCommand(env *environment) *cobra.Command {
 	return &cobra.Command{
 		Use:   "flush",
 		Short: "Delete all services and their backends",
-		Long: `Delete all services and their backends, at one moment for packets. Packets for them go to the director's own
-stack from then on. The interfaces stay attached, and timeouts stay as they are set.`,
+		Long: `Delete all services and their backends, in one step. Packets for them go to the director's own stack from then on. The
+interfaces stay attached, and timeouts stay as they are.`,
 		Example: `  xdplb flush`,
 		Args:    takes(),
 		RunE: env.action(func([]string) error {

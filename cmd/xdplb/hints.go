@@ -72,9 +72,9 @@ func hint(err error) string {
 		return `attach an interface first: xdplb attach eth0`
 	case errors.As(err, &schema):
 		if schema.Have > schema.Want {
-			return "these pins are a newer xdplb's: use that one"
+			return "they are a newer xdplb's: use that one"
 		}
-		return `save the configuration with the xdplb that made the pins, then: xdplb detach --all, attach, restore`
+		return "with the xdplb that made them: save, detach --all; then with this one: attach, restore"
 	case errors.As(err, &locked):
 		if locked.PID != 0 {
 			return fmt.Sprintf("wait for it to end, or look at it: ps -fp %d", locked.PID)

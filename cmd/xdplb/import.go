@@ -35,19 +35,19 @@ func importIPVSCommand(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ipvs [--rules FILE] [--connections FILE] [--dry-run]",
 		Short: "Take over the services and the live connections of an LVS",
-		Long: `Take over the services and the live connections of an LVS in direct-routing mode: by default of the one that runs on
-this host. What is imported is added to what there is; a service that is there already becomes what LVS has.
+		Long: `Take over the services and the live connections of an LVS in direct-routing mode, by default of the one that runs on
+this host. What is imported is added to what there is; a service that exists already becomes what LVS has.
 
-Each line is printed with what becomes of it: taken, approximated (with a difference), left out (nothing is lost without
-it: a connection that is over or whose service is not imported) or refused. Of connections that are taken, and of
-persistence templates, there is only the number. If any line is refused, nothing is changed: take it out of the file,
-and LVS keeps that service or connection as long as it runs.
+Each line is printed with what becomes of it: taken, approximated (with the difference), left out (a connection that
+is over, or whose service is not imported: nothing is lost) or refused. Connections and persistence templates that
+are taken are only counted. If any line is refused, nothing is changed: take it out of the file, and LVS keeps that
+service or connection as long as it runs.
 
-Everything is applied at once. From then on packets of a connection that was read go to the real server that they went
-to under LVS, which does not see them any more; new connections are xdplb's; and all else goes on through LVS, such as a
-connection of an rr or wrr service that LVS has opened meanwhile. To end the take-over, clear LVS: ipvsadm -C.
+Everything is applied at once. From then on, packets of an imported connection go to the same real server as before,
+but past LVS, and new connections are xdplb's. Everything else goes on through LVS, such as a connection to an rr or
+wrr service that LVS has opened meanwhile. To end the take-over, clear LVS: ipvsadm -C.
 
-The running LVS shows neither scheduler flags nor thresholds: with those, give --rules.`,
+A running LVS shows neither scheduler flags nor thresholds: if there are any, give --rules.`,
 		Example: `  xdplb attach eth0
   xdplb import ipvs --dry-run
   xdplb import ipvs && ipvsadm -C

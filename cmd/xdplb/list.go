@@ -25,12 +25,11 @@ func listCommand(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List services, backends and their connections, as ipvsadm -L does",
-		Long: `List services, backends and their connections, in the text of "ipvsadm -L". ActiveConn are established TCP
-connections, InActConn all others that are still remembered. The packets of replies are not counted: they do not pass
-the director.
+		Long: `List services, backends and their connections as "ipvsadm -L" does. ActiveConn are established connections,
+InActConn all others that are still remembered. Replies are not counted: they do not pass the director.
 
-With --rate, the counters are read twice, one second apart. With --persistent-conn, PersistConn is how many clients of a
-persistent service a backend has, that is, persistence templates.`,
+With --rate, the counters are read twice, one second apart. With --persistent-conn, PersistConn is how many clients
+of a persistent service stay with a backend (its persistence templates).`,
 		Example: `  xdplb list -n
   xdplb list -n --stats
   xdplb list --json`,

@@ -74,8 +74,8 @@ program gives every frame for a virtual service (VIP, port, protocol) the MAC ad
 to the segment. The backend, a real server that holds the VIP silently on its loopback interface, answers the client
 directly.
 
-The configuration lives in pinned BPF maps: it outlives every command and ends with the host. "xdplb save" writes it
-to a file, "xdplb restore" and "xdplb apply" read one.`,
+The configuration lives in pinned BPF maps: it stays when a command ends, and is gone after a reboot. "xdplb save"
+prints it for a file, "xdplb restore" and "xdplb apply" read one.`,
 		Example: `  # on each real server: hold the VIP without answering ARP for it
   xdplb realserver setup 172.10.0.9 --gateway 192.168.60.1
 

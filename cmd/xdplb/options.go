@@ -11,7 +11,7 @@ import (
 
 const optionsHelp = `Flags of schedulers, as ipvsadm has them:
   sh-port, mh-port          hash the client's port too
-  sh-fallback, mh-fallback  take another backend where the hash's is quiesced or has reached its upper threshold`
+  sh-fallback, mh-fallback  take another backend if the hash's is quiesced or has reached its upper threshold`
 
 // optionFlags are --sched-flags and --one-packet.
 type optionFlags struct {
@@ -23,7 +23,7 @@ type optionFlags struct {
 // add adds them to a command.
 func (f *optionFlags) add(cmd *cobra.Command) {
 	f.flags = cmd.Flags()
-	f.flags.StringVar(&f.words, "sched-flags", "", "`FLAGS` of the scheduler, such as sh-port,sh-fallback, see above; \"\": none")
+	f.flags.StringVar(&f.words, "sched-flags", "", "`FLAGS` of the scheduler (see above), such as sh-port,sh-fallback; \"\" for none")
 	f.flags.BoolVar(&f.onePacket, "one-packet", false, "udp: schedule each packet by itself")
 	completeFlag(cmd, "sched-flags", cobra.FixedCompletions(
 		[]string{"sh-fallback", "sh-port", "mh-fallback", "mh-port"}, cobra.ShellCompDirectiveNoFileComp))

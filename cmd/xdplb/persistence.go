@@ -12,9 +12,10 @@ import (
 	"xdplb/internal/lb"
 )
 
-const persistenceHelp = `A persistent service keeps all connections of a client with one backend, until so many seconds after the client's last
-new connection, and as long as a connection lasts. --netmask makes all clients of a network one. A client stays with a
-backend that is quiesced (weight 0), unless --expire-quiescent is given: then its next new connection goes elsewhere.`
+const persistenceHelp = `A persistent service keeps all connections of a client on one backend: as long as one of them lasts, and until the
+given number of seconds after the client has opened its last one. With --netmask, all clients of a network count as
+one. A client stays with a quiesced backend (weight 0), unless --expire-quiescent is given: then its next new
+connection goes elsewhere.`
 
 // persistenceFlags are the options of a service about persistence.
 type persistenceFlags struct {
@@ -27,11 +28,11 @@ func (f *persistenceFlags) add(cmd *cobra.Command) {
 	f.flags = cmd.Flags()
 	usual := strconv.Itoa(int(lb.DefaultPersistence / time.Second))
 	parsedVar(f.flags, &f.persistence.Timeout, "persistent", "SECONDS", "",
-		"keep clients with their backends for so long, without =SECONDS for "+usual, lb.ParsePersistence)
+		"keep clients on their backends for so long (without =SECONDS: "+usual+")", lb.ParsePersistence)
 	f.flags.Lookup("persistent").NoOptDefVal = usual
 	parsedVar(f.flags, &f.persistence.Prefix, "netmask", "MASK", "",
 		"the part of an address that makes a client: 255.255.255.0, or a prefix length", lb.ParseGranularity)
-	f.flags.BoolVar(&f.persistence.ExpireQuiescent, "expire-quiescent", false, "keep no client with a backend of weight 0")
+	f.flags.BoolVar(&f.persistence.ExpireQuiescent, "expire-quiescent", false, "move clients away from backends of weight 0")
 }
 
 // edit changes what was given of a service's persistence.
@@ -55,7 +56,7 @@ func (f *persistenceFlags) edit(service *lb.Service) error {
 		now.ExpireQuiescent = f.persistence.ExpireQuiescent
 	}
 	if now.Timeout == 0 && service.Addr.Port() == 0 {
-		return usagef("port 0, which is all ports, is for persistent services: give --persistent")
+		return usagef("port 0 means all ports, which only a persistent service can have: give --persistent")
 	}
 	service.Persistence = now
 	return nil

@@ -12,8 +12,8 @@ import (
 )
 
 const portsHelp = `One service can have several ports: --port takes a list of ports and ranges. They share the service's backends, turns
-and counters, and the real servers listen on all of them. The service is named by the port behind its address or, where
-that stands alone when it is added, by the first of the list. No port can belong to two services.`
+and counters, and the real servers listen on all of them. The service goes by the port that was given with its address
+or, if there was none, by the first of the list. No port can belong to two services.`
 
 // portsFlag is --port, the ports of a service that has several.
 type portsFlag struct {
@@ -24,7 +24,7 @@ type portsFlag struct {
 // add adds it to a command.
 func (f *portsFlag) add(cmd *cobra.Command) {
 	f.flags = cmd.Flags()
-	parsedVar(f.flags, &f.ranges, "port", "PORTS", "", "ports beside that of the name, such as 8000-8099,443", lb.ParsePorts)
+	parsedVar(f.flags, &f.ranges, "port", "PORTS", "", "ports besides the one in ADDRESS:PORT, such as 8000-8099,443", lb.ParsePorts)
 }
 
 // complete gives an address that stands alone the first port of the list.

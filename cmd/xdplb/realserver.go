@@ -17,8 +17,9 @@ func realserverCommand(env *environment) *cobra.Command {
 	return noun(&cobra.Command{
 		Use:   "realserver",
 		Short: "Make this host a real server of VIPs",
-		Long: `A real server holds the VIPs on its loopback interface, so that it accepts packets for them, and never answers nor
-sends ARP with them, so that only the director gets the packets first. It answers clients by its own default gateway.
+		Long: `A real server holds the VIPs on its loopback interface, so that it accepts packets for them, and keeps silent about
+them in ARP, so that packets from clients come to the director first. It answers clients through its own default
+gateway.
 
 These commands run on the real server. They need neither the director nor XDP.`,
 	}, realserverSetupCommand(env), realserverCheckCommand(env), realserverTeardownCommand(env))
@@ -29,8 +30,8 @@ func realserverSetupCommand(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "setup VIP...",
 		Short: "Hold VIPs, silently",
-		Long: `Hold each VIP on lo as /32 (or /128), keep ARP silent about it, and set the way back to the clients. What was there
-before is recorded for "teardown". Doing it again changes nothing; VIPs of earlier calls stay.
+		Long: `Hold each VIP on lo as /32 (or /128), keep ARP silent about it, and set the default route, by which replies leave.
+What was there before is recorded for "teardown". Doing it again changes nothing; VIPs of earlier calls stay.
 
 --arp-mode sysctl sets arp_ignore=1 and arp_announce=2 on "all" and lo, --arp-mode filter leaves these alone and
 filters ARP in an nftables table of its own. For IPv6, nothing needs to be silenced.`,
@@ -58,8 +59,8 @@ func realserverCheckCommand(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check [VIP...]",
 		Short: "Say what is wrong with this real server",
-		Long: `Say in words what is wrong with this host as a real server for the VIPs, or for those that were set up. Nothing is
-printed, and the exit status is 0, if all is well; it is 1 if anything is wrong.`,
+		Long: `Say in words what is wrong with this host as a real server for the given VIPs, or for those that were set up, and
+how to mend it. If all is well, nothing is printed and the exit status is 0; otherwise it is 1.`,
 		Example: `  xdplb realserver check
   xdplb realserver check 172.10.0.9 --json`,
 	}
@@ -110,8 +111,8 @@ func realserverTeardownCommand(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "teardown [VIP...]",
 		Short: "Put back what was there before setup",
-		Long: `Let go of the VIPs, or of all that were set up, and put back what was there before. Values that somebody else has
-changed since stay. Doing it again does nothing.`,
+		Long: `Let go of the given VIPs, or of all that were set up, and put back what was there before. Values that somebody else
+has changed since then stay. Doing it again does nothing.`,
 		Example: `  xdplb realserver teardown
   xdplb realserver teardown 172.10.0.9`,
 	}

@@ -17,10 +17,10 @@ func saveCommand(env *environment) *cobra.Command {
 		Use:   "save",
 		Short: "Print the configuration in the format of ipvsadm -S -n",
 		Long: `Print the services and backends in the format of "ipvsadm -S -n", which "xdplb restore" reads, and ipvsadm too.
-Of services of several ports, only "xdplb restore" understands the option --port. Timeouts that are not LVS's defaults
-are the first line, which ipvsadm does not print, but reads.
+A service of several ports has the option --port, which only "xdplb restore" understands. Timeouts other than LVS's
+defaults are written in a first line, which ipvsadm reads, though it does not write one.
 
-The format has no place for MAC addresses given by hand, nor for --expire-quiescent; "xdplb apply" reads one that does.`,
+The format has no place for MAC addresses given by hand, nor for --expire-quiescent; the YAML of "xdplb apply" has.`,
 		Example: `  xdplb save > /etc/xdplb.rules`,
 		Args:    takes(),
 		RunE: env.action(func([]string) error {

@@ -17,9 +17,9 @@ func serviceCommand(env *environment) *cobra.Command {
 	return noun(&cobra.Command{
 		Use:   "service",
 		Short: "Add, change, delete and list virtual services",
-		Long: `A virtual service is what clients connect to: a VIP, a port and a protocol. It is named by ADDRESS:PORT, an IPv6
-address in brackets, and --protocol, wherever it is named. Packets to a service are sent to its backends; packets to
-any other address or port go to the director's own stack as if xdplb were not there.`,
+		Long: `A virtual service is what clients connect to: a VIP, a port and a protocol. Every command names it by ADDRESS:PORT
+(an IPv6 address in brackets) and --protocol. Packets to a service are sent to its backends; packets to any other
+address or port go to the director's own stack as if xdplb were not there.`,
 	}, serviceAddCommand(env), serviceSetCommand(env), serviceDelCommand(env), serviceListCommand(env))
 }
 
@@ -49,8 +49,8 @@ func serviceAddCommand(env *environment) *cobra.Command {
 	cmd := serviceVerb(env, &cobra.Command{
 		Use:   "add ADDRESS:PORT",
 		Short: "Add a service without backends",
-		Long: `Add a service without backends. Port 0 is every port of the address that no other service of the protocol has; only a
-persistent service can have it.
+		Long: `Add a service without backends. Port 0 means every port of the address that no other service of the protocol has;
+only a persistent service can have it.
 
 ` + portsHelp + "\n\n" + persistenceHelp + "\n\n" + schedulersHelp + "\n\n" + optionsHelp,
 		Example: `  xdplb service add 172.10.0.9:80
@@ -85,9 +85,9 @@ func serviceSetCommand(env *environment) *cobra.Command {
 	cmd = serviceVerb(env, &cobra.Command{
 		Use:   "set ADDRESS:PORT [--scheduler NAME] [--port PORTS] [--persistent=SECONDS] ...",
 		Short: "Change a service's scheduler, ports, persistence or options",
-		Long: `Change a service's scheduler, ports, persistence or options; what is not given stays as it is, but flags go with
-their scheduler. Connections stay with their backends, as long as their port is the service's; new ones are scheduled
-anew.
+		Long: `Change a service's scheduler, ports, persistence or options. What is not given stays as it is, but a scheduler's
+flags go when another scheduler comes. Existing connections stay with their backends, unless their port is taken
+away.
 
 ` + portsHelp + "\n\n" + persistenceHelp + "\n\n" + schedulersHelp + "\n\n" + optionsHelp,
 		Example: `  xdplb service set 172.10.0.9:80 --scheduler wrr
@@ -119,8 +119,8 @@ func serviceDelCommand(env *environment) *cobra.Command {
 		Use:     "del ADDRESS:PORT",
 		Aliases: []string{"delete"},
 		Short:   "Delete a service and its backends",
-		Long: `Delete a service and its backends. Packets for it go to the director's own stack from then on, also those of
-existing connections.`,
+		Long: `Delete a service and its backends. Packets for it, also those of existing connections, go to the director's own stack
+from then on.`,
 		Example: `  xdplb service del 172.10.0.9:80`,
 	}, nil, (*lb.State).DeleteService)
 }

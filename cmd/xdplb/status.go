@@ -20,13 +20,15 @@ func statusCommand(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show interfaces, program, memory and what became of the packets",
-		Long: `Show the attached interfaces, the program, the pinned maps with their sizes and memory, and how many packets met
-which verdict for which reason: each packet that arrives on an attached interface counts exactly one reason.
+		Long: `Show the attached interfaces, the program, the pinned maps with their sizes and memory, and what became of the
+packets: each one that arrives on an attached interface is counted under exactly one reason, which decides its
+verdict.
 
-A new connection has a few places in the table of connections. If all are taken, it evicts an expired connection, or
-one of which only a SYN was seen (half-open); or else it spills to the second part of the table; or, if it finds no
-place there either, it evicts the live connection that was idle for longest. While a flood of new connections goes on,
-none is recorded before the client's second packet: they are balanced by a hash of addresses and ports.`,
+A new connection can take one of a few places in the connection table. If all are taken, it evicts an expired
+connection, or a half-open one, of which only a SYN was seen; else it spills to the second part of the table; and if
+that has no place either, it evicts the live connection that has been idle for longest. While a service is flooded
+with new connections, none is recorded before the client's second packet: they are balanced by a hash of addresses
+and ports.`,
 		Example: `  xdplb status
   xdplb status --json`,
 		Args: takes(),
@@ -248,15 +250,15 @@ func (v statusView) programRows() [][]string {
 
 func (v statusView) flowRows() [][]string {
 	f, e := v.Flows, v.Flows.Evictions
-	floods := fmt.Sprintf("%d so far: more than %d new connections of one service within %.2f s", f.Floods, f.FloodRate, datapath.Tick.Seconds())
+	floods := fmt.Sprintf("%d so far; a flood is more than %d new connections to one service within %.2f s", f.Floods, f.FloodRate, datapath.Tick.Seconds())
 	if len(f.Flooded) > 0 {
 		floods += "; now: " + strings.Join(f.Flooded, ", ")
 	}
 	rows := [][]string{
 		{"live", fmt.Sprintf("%d, room for %d", f.Live, v.FlowsLimit)},
-		{"expired", fmt.Sprintf("%d, whose room new ones may take", f.Expired)},
-		{"evicted", fmt.Sprintf("%d live, %d half-open and %d expired, so far, by new ones that needed their room", e.Established, e.Embryonic, e.Expired)},
-		{"spilled", fmt.Sprintf("%d so far, to the second part of the table because their place in the first was full", e.Spilled)},
+		{"expired", fmt.Sprintf("%d, to be replaced by new ones", f.Expired)},
+		{"evicted", fmt.Sprintf("%d live, %d half-open and %d expired so far, to make room for new ones", e.Established, e.Embryonic, e.Expired)},
+		{"spilled", fmt.Sprintf("%d so far, to the second part of the table, because there was no room in the first", e.Spilled)},
 		{"floods", floods},
 	}
 	if kept, fresh := v.mapOf("templates"), v.mapOf("new_templates"); kept.Used+fresh.Used > 0 || e.Template > 0 {

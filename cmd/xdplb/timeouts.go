@@ -16,8 +16,8 @@ func timeoutsCommand(env *environment) *cobra.Command {
 		Use:   "timeouts",
 		Short: "Change and list how long idle connections are remembered",
 		Long: `A connection is forgotten when its client has sent nothing for some time. Three of these times can be set, for all
-services together, as with "ipvsadm --set": of established TCP connections, of those that the client has closed, and of
-UDP. Those of the other states, and of SCTP, are LVS's.`,
+services together, as with "ipvsadm --set": that of established TCP connections, that of TCP connections which the
+client has closed, and that of UDP. Those of the other states, and of SCTP, are LVS's.`,
 	}, timeoutsSetCommand(env), timeoutsListCommand(env))
 }
 
@@ -33,7 +33,7 @@ connections at once, also for those that are idle already.`,
 		Args: takes(),
 		PreRunE: func(*cobra.Command, []string) error {
 			if set == (lb.Timeouts{}) {
-				return usagef("nothing to set: want --tcp, --tcpfin or --udp")
+				return usagef("nothing to change: give --tcp, --tcpfin or --udp")
 			}
 			return nil
 		},
@@ -46,9 +46,9 @@ connections at once, also for those that are idle already.`,
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	parsedVar(flags, &set.TCP, "tcp", "SECONDS", "", "of established TCP connections; 900 unless it is set", lb.ParseTimeout)
-	parsedVar(flags, &set.TCPFin, "tcpfin", "SECONDS", "", "of TCP connections after the client's FIN; 120", lb.ParseTimeout)
-	parsedVar(flags, &set.UDP, "udp", "SECONDS", "", "of UDP flows; 300", lb.ParseTimeout)
+	parsedVar(flags, &set.TCP, "tcp", "SECONDS", "", "of established TCP connections (900 unless set)", lb.ParseTimeout)
+	parsedVar(flags, &set.TCPFin, "tcpfin", "SECONDS", "", "of TCP connections after the client's FIN (120 unless set)", lb.ParseTimeout)
+	parsedVar(flags, &set.UDP, "udp", "SECONDS", "", "of UDP (300 unless set)", lb.ParseTimeout)
 	return cmd
 }
 

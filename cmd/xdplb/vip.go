@@ -17,7 +17,7 @@ func vipCommand(env *environment) *cobra.Command {
 		Long: `A VIP is an address that clients connect to. The director holds it on the interface towards the router, so that it,
 and nobody else, answers ARP or neighbour discovery for it. Real servers hold it silently: see "xdplb realserver".
 
-These are addresses of the interface as any other ("ip address" shows them); they do not survive a reboot.`,
+They are ordinary addresses of the interface ("ip address" shows them), and do not survive a reboot.`,
 	}, vipAddCommand(env), vipDelCommand(env), vipListCommand(env))
 }
 
@@ -25,9 +25,9 @@ func vipAddCommand(env *environment) *cobra.Command {
 	return vipVerb(env, &cobra.Command{
 		Use:   "add ADDRESS[/PREFIX] --dev INTERFACE",
 		Short: "Add a VIP to an interface and announce it",
-		Long: `Add a VIP to an interface and announce it to the segment three times within two seconds (gratuitous ARP, or
-neighbour advertisements), so that routers that knew another MAC address for it learn this one. Without PREFIX it is
-/32, or /128.`,
+		Long: `Add a VIP to an interface, and announce it on the segment three times within two seconds (by gratuitous ARP, or
+neighbour advertisements), so that routers which knew another MAC address for it learn this one. Without PREFIX it
+is a /32, or /128.`,
 		Example: `  xdplb vip add 172.10.0.9 --dev eth0
   xdplb vip add 172.10.0.9/16 --dev eth0
   xdplb vip add 2001:db8::64 --dev eth0`,
@@ -56,7 +56,7 @@ func vipVerb(env *environment, cmd *cobra.Command, do func(prefix netip.Prefix, 
 		}
 		return forbidden(noInterface(dev, do(prefix, dev)), "CAP_NET_ADMIN, CAP_NET_RAW")
 	})
-	cmd.Flags().StringVar(&dev, "dev", "", "the `INTERFACE` that has, or is to have, the address")
+	cmd.Flags().StringVar(&dev, "dev", "", "the `INTERFACE` that has the address, or will have it")
 	requireFlag(cmd, "dev")
 	completeFlag(cmd, "dev", env.completeHostInterfaces())
 	return cmd
@@ -70,8 +70,8 @@ func vipListCommand(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the addresses that can be VIPs",
-		Long: `List the addresses of the host's interfaces, or of one, without those of lo and link-local ones: an address is a
-VIP as soon as a service has it.`,
+		Long: `List the addresses of the host's interfaces, or of one, without those of lo and link-local ones. Any of them is a VIP
+as soon as a service has it.`,
 		Example: `  xdplb vip list --dev eth0`,
 		Args:    takes(),
 		RunE: env.action(func([]string) error {

@@ -13,10 +13,10 @@ func zeroCommand(env *environment) *cobra.Command {
 	var protocol string
 	cmd := &cobra.Command{
 		Use:   "zero [ADDRESS:PORT]",
-		Short: "Let the counters of a service, or of all, begin at 0",
-		Long: `Let the counters of a service and its backends, or of all, begin at 0: connections, packets and bytes, as
-"ipvsadm -Z" does. Those of all services begin at one moment, and no packet is lost to the counters. The numbers of
-active and inactive connections stay what they are.`,
+		Short: "Zero the counters of a service, or of all",
+		Long: `Zero the counters of a service and its backends, or of all services, as "ipvsadm -Z" does: connections, packets and
+bytes. All of them begin anew at one moment, and no packet goes uncounted. The numbers of active and inactive
+connections stay.`,
 		Example: `  xdplb zero
   xdplb zero 172.10.0.9:53 --protocol udp`,
 		Args:              takes("[ADDRESS:PORT]"),
