@@ -183,10 +183,10 @@ func nativeRefusal(device netlink.Link, err error) string {
 	case errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, unix.EOPNOTSUPP):
 		return fmt.Sprintf("the driver %s has no native XDP", driver)
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ERANGE), errors.Is(err, unix.E2BIG), errors.Is(err, unix.ENOSPC):
-		return fmt.Sprintf("the driver %s refuses the program natively with its present settings "+
+		return fmt.Sprintf("the driver %s refuses the program in native mode with its present settings "+
 			"(MTU %d, queues, LRO; dmesg may say which): %v", driver, device.Attrs().MTU, errno(err))
 	}
-	return fmt.Sprintf("the driver %s refuses the program natively: %v", driver, err)
+	return fmt.Sprintf("the driver %s refuses the program in native mode: %v", driver, err)
 }
 
 // errno is the system's word at the bottom of an error.

@@ -136,7 +136,7 @@ func TestWarningsOfOtherDevices(t *testing.T) {
 	all := []netlink.Link{plain, trunk, bond, member, vlan, bridge, port, macvlan}
 	both := map[string]bool{"rx-lro": true, "rx-vlan-hw-parse": true}
 	lro := func(name string) string {
-		return name + " merges frames (LRO), which the real servers cannot take: ethtool -K " + name + " lro off"
+		return "LRO merges frames into larger ones than can be sent on: ethtool -K " + name + " lro off"
 	}
 	for _, test := range []struct {
 		device   netlink.Link
@@ -149,11 +149,11 @@ func TestWarningsOfOtherDevices(t *testing.T) {
 		{trunk, nil, nil},
 		{trunk, map[string]bool{"rx-vlan-hw-parse": false}, nil},
 		{trunk, both, []string{lro("eth1"),
-			"eth1 takes VLAN tags off before the program sees them, and VLAN devices use it: ethtool -K eth1 rxvlan off"}},
-		{bond, nil, []string{"bond0 is a bond: native mode needs a driver with native XDP in every member, and one of the modes " +
-			"balance-rr, active-backup, balance-xor or 802.3ad"}},
-		{member, nil, []string{"eth2 is a member of bond0: attach to bond0 instead, or frames leave past the bond"}},
-		{vlan, nil, []string{"eth1.7 is a VLAN device: attach to the interface under it, and name the VLAN by the backends"}},
+			"VLAN tags are taken off before the program sees them, and there are VLAN devices on it: ethtool -K eth1 rxvlan off"}},
+		{bond, nil, []string{"it is a bond: native mode needs native XDP in the driver of every member, and the bond's mode " +
+			"must be balance-rr, active-backup, balance-xor or 802.3ad"}},
+		{member, nil, []string{"it is a member of bond0: attach to bond0 instead, or frames will bypass the bond"}},
+		{vlan, nil, []string{"it is a VLAN device: attach to the interface below it instead, and give the VLAN with the backends"}},
 		{port, nil, nil},
 	} {
 		if diff := cmp.Diff(test.want, warnings(test.device, Native, test.features, all)); diff != "" {

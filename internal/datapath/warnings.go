@@ -28,25 +28,25 @@ func warnings(device netlink.Link, mode Mode, features map[string]bool, all []ne
 	name := attrs.Name
 	var list []string
 	if features[featureLRO] {
-		list = append(list, fmt.Sprintf("%s merges frames (LRO), which the real servers cannot take: ethtool -K %s lro off", name, name))
+		list = append(list, fmt.Sprintf("LRO merges frames into larger ones than can be sent on: ethtool -K %s lro off", name))
 	}
 	if features[featureVLAN] && carriesVLANs(attrs.Index, all) {
-		list = append(list, fmt.Sprintf("%s takes VLAN tags off before the program sees them, and VLAN devices use it: "+
-			"ethtool -K %s rxvlan off", name, name))
+		list = append(list, fmt.Sprintf("VLAN tags are taken off before the program sees them, and there are VLAN devices on it: "+
+			"ethtool -K %s rxvlan off", name))
 	}
 	if room := os.Getpagesize() - genericRoom; mode == Generic && attrs.MTU+18 > room {
-		list = append(list, fmt.Sprintf("MTU %d is too large for the generic mode: frames of more than %d bytes are copied, "+
-			"or dropped by kernels before 6.9", attrs.MTU, room))
+		list = append(list, fmt.Sprintf("MTU %d is too large for generic mode: frames of more than %d bytes are copied, "+
+			"and before Linux 6.9 dropped", attrs.MTU, room))
 	}
 	switch device.Type() {
 	case "bond":
-		list = append(list, fmt.Sprintf("%s is a bond: native mode needs a driver with native XDP in every member, and one of the modes "+
-			"balance-rr, active-backup, balance-xor or 802.3ad", name))
+		list = append(list, "it is a bond: native mode needs native XDP in the driver of every member, and the bond's mode "+
+			"must be balance-rr, active-backup, balance-xor or 802.3ad")
 	case "vlan":
-		list = append(list, fmt.Sprintf("%s is a VLAN device: attach to the interface under it, and name the VLAN by the backends", name))
+		list = append(list, "it is a VLAN device: attach to the interface below it instead, and give the VLAN with the backends")
 	}
 	if bond := bondOf(attrs.MasterIndex, all); bond != "" {
-		list = append(list, fmt.Sprintf("%s is a member of %s: attach to %s instead, or frames leave past the bond", name, bond, bond))
+		list = append(list, fmt.Sprintf("it is a member of %s: attach to %s instead, or frames will bypass the bond", bond, bond))
 	}
 	return list
 }
