@@ -269,13 +269,13 @@ func TestRulesRefuse(t *testing.T) {
 		{"-A -f 7 -s rr", "-f: firewall marks are set after XDP has seen a packet: name the service with -t, -u or --sctp-service"},
 		{"-A -t 172.10.0.9:81 -s rr --pe sip", "--pe: xdplb has no persistence engines: use -p without it, which goes by the client's address"},
 		{"-L -n", "-L: a restore does all of its lines or none, and prints nothing"},
-		{"-t 172.10.0.9:81 -A -s rr", "Try `ipvsadm -h' or 'ipvsadm --help' for more information."},
+		{"-t 172.10.0.9:81 -A -s rr", "a command of ipvsadm, such as -A or -a, must come first"},
 		{"-A -D -t 172.10.0.9:80", "invalid option `-D'"},
-		{"ipvsadm save", "Try `ipvsadm -h' or 'ipvsadm --help' for more information."},
+		{"ipvsadm save", "a command of ipvsadm, such as -A or -a, must come first"},
 		{"-A -t 172.10.0.9:81 -s rr more", "unexpected argument more"},
 		{"-A -q", "-q: unknown option"},
 		{"-A --what=ever", "--what=ever: unknown option"},
-		{"-", "Try `ipvsadm -h' or 'ipvsadm --help' for more information."},
+		{"-", "a command of ipvsadm, such as -A or -a, must come first"},
 		{"-A -t " + strings.Repeat("1", 70000), "longer than 65536 bytes"},
 	} {
 		state, err := restore(strings.NewReader(before + tt.line + "\n-A -t 172.10.0.99:80 -s rr\n"))

@@ -53,7 +53,7 @@ nonsense
 11: refused: -a -t 172.10.0.9:99 -r 192.168.60.8:99: Service not defined
 12: refused: -A -t web:80 -s rr: illegal virtual server address[:port] specified
 13: refused: -L -n: -L: a restore does all of its lines or none, and prints nothing
-14: refused: nonsense: Try ` + "`ipvsadm -h' or 'ipvsadm --help'" + ` for more information.
+14: refused: nonsense: a command of ipvsadm, such as -A or -a, must come first
 `
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -52,16 +52,24 @@ type parser struct {
 	forward   byte // 'g', 'i' or 'm'; 0 if not given
 }
 
-// tryHelp is how ipvsadm ends when the first option is no command.
-func tryHelp(program string) error {
-	return kernel(fmt.Sprintf("Try `%s -h' or '%s --help' for more information.", program, program))
+// noCommandError is how ipvsadm ends when the first option is no command. Its failure points to ipvsadm's help, which
+// is of no use to who has a file with such a line; it says itself what is wrong.
+type noCommandError struct{ failure error }
+
+func (e *noCommandError) Error() string {
+	return "a command of ipvsadm, such as -A or -a, must come first"
+}
+func (e *noCommandError) Unwrap() error { return e.failure }
+
+func noCommand(program string) error {
+	return &noCommandError{kernel(fmt.Sprintf("Try `%s -h' or '%s --help' for more information.", program, program))}
 }
 
 // readVerb reads the first option, which must be the command.
 func (p *parser) readVerb(program string) error {
 	o, found, err := p.words.read()
 	if !found || err != nil || o.verb == 0 {
-		return tryHelp(program)
+		return noCommand(program)
 	}
 	p.command.Verb = o.verb
 	if o.verb != verbStartDaemon && o.verb != verbStopDaemon {

@@ -96,7 +96,7 @@ func parseRule(words []string, names Names) (Command, error) {
 	case ranges != nil:
 		command.Service.Ports = lb.NewPorts(command.Service.Addr.Port(), ranges...)
 	case command.Verb == VerbRestore:
-		return Command{}, tryHelp(words[0])
+		return Command{}, noCommand(words[0])
 	case !command.Changes():
 		return Command{}, refuse("%s: a restore does all of its lines or none, and prints nothing", words[1])
 	}
