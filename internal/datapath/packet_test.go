@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
+	"os"
+	"regexp"
 	"runtime"
 	"slices"
 	"sync"
@@ -76,6 +78,26 @@ func TestReasonsSayTheirVerdict(t *testing.T) {
 		if want := names[verdictOf(xdplbReason(reason))]; text.Verdict != want {
 			t.Errorf("%s: %s, want %s", text.Name, text.Verdict, want)
 		}
+	}
+}
+
+// TestReasonsAreDocumented wants the guide to name every reason in the program's order, with its verdict.
+func TestReasonsAreDocumented(t *testing.T) {
+	t.Parallel()
+	guide, err := os.ReadFile("../../docs/deployment.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented, want []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| (sent|passed|dropped) \\|").FindAllStringSubmatch(string(guide), -1) {
+		documented = append(documented, row[1]+" "+row[2])
+	}
+	verdicts := map[string]string{"TX": "sent", "REDIRECT": "sent", "PASS": "passed", "DROP": "dropped"}
+	for _, reason := range reasonTexts() {
+		want = append(want, reason.Name+" "+verdicts[reason.Verdict])
+	}
+	if diff := cmp.Diff(want, documented); diff != "" {
+		t.Errorf("docs/deployment.md (-want +got):\n%s", diff)
 	}
 }
 
