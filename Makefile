@@ -15,8 +15,10 @@ build: ## build the static binaries into build/; needs only Go
 	scripts/setup
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o build/ ./cmd/...
 
-demo: build ## raise the reference cluster, walk through it, take it down (root)
+# Set up first: on a bare system it is the set-up that brings the certificates with which Go fetches modules.
+demo: ## raise the reference cluster, walk through it, take it down (root)
 	scripts/setup demo
+	$(MAKE) --no-print-directory build
 	build/xdplb-lab demo
 
 test: ## run all tests; those of the kernel need root. TESTFLAGS="-race -v" adds flags
@@ -41,8 +43,9 @@ bench-live: build ## measure packets per second through a veth, beside the floor
 bench-grow: build ## measure how costs grow with flows, services and backends (root, 3 minutes)
 	build/xdplb-bench --grow
 
-bench-icount: build ## count instructions per packet in qemu, beside LVS (root); ICOUNTFLAGS=--update stores them
+bench-icount: ## count instructions per packet in qemu, beside LVS (root); ICOUNTFLAGS=--update stores them
 	scripts/setup demo test kernels
+	$(MAKE) --no-print-directory build
 	scripts/icount/run $(ICOUNTFLAGS)
 
 test-kernels: ## run the kernel's tests on Debian's kernels 6.1 and 6.12 in qemu too (root)
