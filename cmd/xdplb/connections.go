@@ -3,8 +3,6 @@
 package main
 
 import (
-	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -152,19 +150,11 @@ type connectionView struct {
 	Backend    netip.Addr `json:"backend"`
 }
 
-// connectionsJSON prints an array, as env.json would, but one element after the other.
 func (env *environment) connectionsJSON(filter *connectionFilter) error {
-	out := bufio.NewWriterSize(env.stdout, 64<<10)
-	before, after := "[\n  ", "[]\n"
+	array := env.jsonArray()
 	var failed error
 	err := env.connections(filter, func(c datapath.Connection) bool {
-		var text []byte
-		if text, failed = json.MarshalIndent(newConnectionView(c), "  ", "  "); failed != nil {
-			return false
-		}
-		out.WriteString(before)
-		_, failed = out.Write(text)
-		before, after = ",\n  ", "\n]\n"
+		failed = array.add(newConnectionView(c))
 		return failed == nil
 	})
 	if err != nil {
@@ -173,8 +163,7 @@ func (env *environment) connectionsJSON(filter *connectionFilter) error {
 	if failed != nil {
 		return failed
 	}
-	out.WriteString(after)
-	return out.Flush()
+	return array.end()
 }
 
 func newConnectionView(c datapath.Connection) connectionView {

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -139,6 +141,46 @@ func (env *environment) json(value any) error {
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(value)
+}
+
+// jsonArray prints an array as env.json does, but one element after the other: however many there are, they are never in
+// memory whole.
+type jsonArray struct {
+	out     *bufio.Writer
+	text    bytes.Buffer // of an element
+	encoder *json.Encoder
+	begun   bool
+}
+
+func (env *environment) jsonArray() *jsonArray {
+	a := &jsonArray{out: bufio.NewWriterSize(env.stdout, 64<<10)}
+	a.encoder = json.NewEncoder(&a.text)
+	a.encoder.SetEscapeHTML(false)
+	a.encoder.SetIndent("  ", "  ")
+	return a
+}
+
+func (a *jsonArray) add(element any) error {
+	a.text.Reset()
+	if err := a.encoder.Encode(element); err != nil {
+		return err
+	}
+	before := ",\n  "
+	if !a.begun {
+		before, a.begun = "[\n  ", true
+	}
+	a.out.WriteString(before)
+	_, err := a.out.Write(bytes.TrimSuffix(a.text.Bytes(), []byte("\n")))
+	return err
+}
+
+func (a *jsonArray) end() error {
+	after := "[]\n"
+	if a.begun {
+		after = "\n]\n"
+	}
+	a.out.WriteString(after)
+	return a.out.Flush()
 }
 
 // table prints rows as aligned columns, the first row being the heading.
