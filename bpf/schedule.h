@@ -149,19 +149,27 @@ static __always_inline __u32 hashed_slot(const struct packet *p, struct family f
 }
 
 /*
- * mh: the backend of a connection that has been opened already, without a look at its flow. Sets
- * *target where all flows of the client's slot have the slot's backend, as they have without limits. Time alone does not settle
- * a slot: a connection may last for days.
+ * mh: the backend of a connection that has been opened already, without a look at its flow; NULL where
+ * the slot alone does not tell it. All flows of a settled slot have its backend, unless there are
+ * limits. Time alone does not settle a slot: a connection may last for days.
  */
-static __always_inline bool is_settled(const struct packet *p, struct family family,
-				       const struct service *service, target_t *target)
+static __always_inline const struct backend *settled_backend(const struct packet *p,
+							     struct family family,
+							     const struct service *service,
+							     target_t *target)
 {
+	const struct backend *backend;
 	__u32 id;
 
 	if (!service->settled)
-		return false;
+		return NULL;
 	id = slot_of(service->table, client_slot(p, family, service));
-	return !(id & SLOT_UNSETTLED) && aim(id, target) == REASON_TX;
+	if (!id || id & SLOT_UNSETTLED)
+		return NULL;
+	backend = bpf_map_lookup_elem(&backends, &id);
+	if (backend)
+		*target = target_of(id, backend);
+	return backend;
 }
 
 /* Whether a hash can tell the backend of a connection that no flow knows. */

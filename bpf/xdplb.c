@@ -351,7 +351,8 @@ static __always_inline enum reason place(struct packet *p, struct family family,
 	if (unlikely(service->flags & (FLAG_PEERS | FLAG_ONE_PACKET)) &&
 	    place_apart(p, family, service, hash, target, &reason))
 		return reason;
-	if (!is_first(event) && is_settled(p, family, service, target)) {
+	p->to = is_first(event) ? NULL : settled_backend(p, family, service, target);
+	if (p->to) {
 		if (is_watched(p, hash.tag))
 			keep_flow(PACKED(hash), hash.check, event, *target);
 		return REASON_TX;
@@ -398,7 +399,7 @@ static __always_inline enum reason place_quoted(const struct packet *p, struct f
 
 	if (self)
 		return aim(self, target);
-	if (service && is_settled(p, family, service, target))
+	if (service && settled_backend(p, family, service, target))
 		return REASON_TX;
 	hash = family.is_ip6 ? hash_flow6(&p->key6) : hash_flow4(&p->key4);
 	flow = find_flow(hash, now_ticks());
