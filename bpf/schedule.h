@@ -17,6 +17,7 @@
 /* Odd constants of a good avalanche (the 64-bit finalizer family of Stafford's mix13). */
 #define MIX_1 0xbf58476d1ce4e5b9ULL
 #define MIX_2 0x94d049bb133111ebULL
+#define MIX_3 0x9e3779b97f4a7c15ULL /* 2^64 over the golden ratio */
 
 static __always_inline __u64 mix(__u64 x)
 {

@@ -39,12 +39,13 @@ static __always_inline __u64 service_key4(const struct flow_key4 *key, __be16 po
 	       (__u64)port << 32 | key->vip;
 }
 
+/* Three products that do not wait for each other: the bucket is scattered by the side's multiplier. */
 static __always_inline __u64 service_key6(const struct flow_key6 *key, __be16 port)
 {
 	const __u64 *vip = (const __u64 *)key->vip;
 
 	return SERVICE_KEY_IP6 |
-	       mix(mix(vip[0] ^ ((__u64)key->protocol << 16 | port)) ^ vip[1]) >> 1;
+	       (vip[0] * MIX_1 + vip[1] * MIX_2 + ((__u64)key->protocol << 16 | port) * MIX_3) >> 1;
 }
 
 static __always_inline __u64 service_key(const struct packet *p, struct family family, __be16 port)

@@ -82,7 +82,7 @@ func (s *xdplbService) word() uint64 {
 		return keyIP4 | uint64(s.Protocol)<<keyProtocolShift | uint64(s.Port)<<32 | low
 	}
 	low, high := binary.NativeEndian.Uint64(s.Address[:8]), binary.NativeEndian.Uint64(s.Address[8:])
-	return keyIP6 | mix(mix(low^(uint64(s.Protocol)<<16|uint64(s.Port)))^high)>>1
+	return keyIP6 | (low*mix1+high*mix2+(uint64(s.Protocol)<<16|uint64(s.Port))*mix3)>>1
 }
 
 // rangeKey is the key by which the service's address and protocol stand in port_ranges.
@@ -91,12 +91,19 @@ func (s xdplbService) rangeKey() uint64 {
 	return s.word()
 }
 
+// Factors of schedule.h.
+const (
+	mix1 = 0xbf58476d1ce4e5b9
+	mix2 = 0x94d049bb133111eb
+	mix3 = 0x9e3779b97f4a7c15
+)
+
 // mix is that of schedule.h.
 func mix(x uint64) uint64 {
 	x ^= x >> 30
-	x *= 0xbf58476d1ce4e5b9
+	x *= mix1
 	x ^= x >> 27
-	x *= 0x94d049bb133111eb
+	x *= mix2
 	return x ^ x>>31
 }
 

@@ -435,7 +435,8 @@ func serviceKey(at netip.AddrPort, protocol uint8) uint64 {
 	}
 	b := at.Addr().As16()
 	const ip6 = 1 << 63
-	return ip6 | mix64(mix64(binary.NativeEndian.Uint64(b[:])^(uint64(protocol)<<16|port))^binary.NativeEndian.Uint64(b[8:]))>>1
+	sum := binary.NativeEndian.Uint64(b[:])*0xbf58476d1ce4e5b9 + binary.NativeEndian.Uint64(b[8:])*0x94d049bb133111eb
+	return ip6 | (sum+(uint64(protocol)<<16|port)*0x9e3779b97f4a7c15)>>1
 }
 
 // mix64 is the program's mix.
