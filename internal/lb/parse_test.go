@@ -158,6 +158,19 @@ func TestParseScheduler(t *testing.T) {
 	}
 }
 
+func TestParseRemoval(t *testing.T) {
+	t.Parallel()
+	for _, r := range []lb.Removal{lb.Reschedule, lb.Keep} {
+		if got, err := lb.ParseRemoval(r.String()); err != nil || got != r {
+			t.Errorf("ParseRemoval(%q) = %s, %v", r, got, err)
+		}
+	}
+	_, err := lb.ParseRemoval("drop")
+	if got, want := outcome(t, "accepted", err), `on-removal "drop": want reschedule or keep`; got != want {
+		t.Errorf("ParseRemoval(drop): got %q, want %q", got, want)
+	}
+}
+
 // outcome is what a parse came to, in words; an error must be an ErrInvalid.
 func outcome(t testing.TB, ok string, err error) string {
 	t.Helper()

@@ -28,7 +28,7 @@ type Change struct {
 	After   Columns    // zero for Delete
 }
 
-// Columns is what a change can change: the timeouts, or those from Scheduler to OnePacket of a service, or the rest of a
+// Columns is what a change can change: the timeouts, or those from Ports to OnRemoval of a service, or the rest of a
 // backend. The others are zero.
 type Columns struct {
 	Timeouts     Timeouts
@@ -37,6 +37,7 @@ type Columns struct {
 	Flags        SchedulerFlags
 	Persistence  Persistence
 	OnePacket    bool
+	OnRemoval    Removal
 	Weight       uint32
 	Upper, Lower uint32
 	Hop          NextHop
@@ -151,7 +152,10 @@ func (p *Plan) changeBackend(key ServiceKey, from, to *Backend) {
 }
 
 func (s *Service) columns() Columns {
-	return Columns{Ports: s.Ports, Scheduler: s.Scheduler, Flags: s.Flags, Persistence: s.Persistence, OnePacket: s.OnePacket}
+	return Columns{
+		Ports: s.Ports, Scheduler: s.Scheduler, Flags: s.Flags, Persistence: s.Persistence, OnePacket: s.OnePacket,
+		OnRemoval: s.OnRemoval,
+	}
 }
 
 func (b *Backend) columns() Columns {
@@ -205,6 +209,9 @@ func (c Columns) options() (words []string) {
 	}
 	if c.OnePacket {
 		words = append(words, "one-packet")
+	}
+	if c.OnRemoval != Reschedule {
+		words = append(words, "on-removal "+c.OnRemoval.String())
 	}
 	return words
 }

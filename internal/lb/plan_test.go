@@ -55,6 +55,7 @@ func apply(s *lb.State, c lb.Change) error {
 	return s.SetService(c.Service, func(service *lb.Service) error {
 		columns := lb.Columns{
 			Scheduler: service.Scheduler, Flags: service.Flags, Persistence: service.Persistence, OnePacket: service.OnePacket,
+			OnRemoval: service.OnRemoval,
 		}
 		err := edit(&columns)
 		backends := service.Backends
@@ -65,7 +66,10 @@ func apply(s *lb.State, c lb.Change) error {
 }
 
 func serviceOf(key lb.ServiceKey, c lb.Columns) lb.Service {
-	return lb.Service{ServiceKey: key, Scheduler: c.Scheduler, Flags: c.Flags, Persistence: c.Persistence, OnePacket: c.OnePacket}
+	return lb.Service{
+		ServiceKey: key, Scheduler: c.Scheduler, Flags: c.Flags, Persistence: c.Persistence, OnePacket: c.OnePacket,
+		OnRemoval: c.OnRemoval,
+	}
 }
 
 func backendOf(addr netip.Addr, c lb.Columns) lb.Backend {
@@ -113,7 +117,7 @@ func TestPlanReads(t *testing.T) {
 	}}
 	hop := lb.NextHop{MAC: [6]byte{2, 0, 0, 0, 0, 8}, Ifindex: 3, VLAN: 100, Static: true}
 	to := lb.State{Services: []lb.Service{
-		{ServiceKey: key(t, "172.10.0.9:80"), Scheduler: lb.SH, Flags: lb.SHPort,
+		{ServiceKey: key(t, "172.10.0.9:80"), Scheduler: lb.SH, Flags: lb.SHPort, OnRemoval: lb.Keep,
 			Persistence: lb.Persistence{Timeout: 6 * time.Minute, Prefix: 24}, Backends: []lb.Backend{
 				{Addr: addr("192.168.60.8"), Weight: 2, Upper: 100, Lower: 50},
 				{Addr: addr("192.168.60.10"), Weight: 1, Hop: hop},
@@ -125,7 +129,7 @@ func TestPlanReads(t *testing.T) {
 	want := []string{
 		"- backend 192.168.60.8 of TCP 172.10.0.8:80",
 		"- service TCP 172.10.0.8:80",
-		"~ service TCP 172.10.0.9:80 scheduler rr -> sh, options none -> sh-port, persistent for 6m0s by /24",
+		"~ service TCP 172.10.0.9:80 scheduler rr -> sh, options none -> sh-port, persistent for 6m0s by /24, on-removal keep",
 		"~ backend 192.168.60.8 of TCP 172.10.0.9:80 weight 1 -> 2, thresholds 0/0 -> 100/50",
 		"- backend 192.168.60.9 of TCP 172.10.0.9:80",
 		"~ backend 192.168.60.10 of TCP 172.10.0.9:80 next hop unknown -> 02:00:00:00:00:08 on interface 3, VLAN 100, static",

@@ -42,6 +42,7 @@ type Service struct {
 	Flags       SchedulerFlags
 	Persistence Persistence
 	OnePacket   bool // UDP: every packet is scheduled by itself, and no flow is kept
+	OnRemoval   Removal
 	Backends    []Backend
 }
 
@@ -157,6 +158,8 @@ func (s *Service) validateOptions() error {
 		return err
 	}
 	switch {
+	case s.OnRemoval > Keep:
+		return invalidf("%s is unknown: want reschedule or keep", s.OnRemoval)
 	case s.Flags&^allFlags != 0:
 		return invalidf("scheduler flags %#x: want at most %#x", uint8(s.Flags), uint8(allFlags))
 	case s.OnePacket && s.Protocol != UDP:

@@ -167,6 +167,8 @@ func TestStateRefusals(t *testing.T) {
 		}, lb.ErrInvalid, "service PROTOCOL 1 172.10.0.9:80: protocol 1: want tcp, udp or sctp"},
 		{"scheduler flags", setService(func(s *lb.Service) { s.Flags = 8 }), lb.ErrInvalid,
 			"service TCP 172.10.0.9:80: scheduler flags 0x8: want at most 0x7"},
+		{"no removal", setService(func(s *lb.Service) { s.OnRemoval = 2 }), lb.ErrInvalid,
+			"service TCP 172.10.0.9:80: removal 2 is unknown: want reschedule or keep"},
 		{"one packet of TCP", setService(func(s *lb.Service) { s.OnePacket = true }), lb.ErrInvalid,
 			"service TCP 172.10.0.9:80: one-packet scheduling is for UDP only"},
 		{"persistence without a time", setService(func(s *lb.Service) { s.Persistence.Prefix = 24 }), lb.ErrInvalid,
@@ -313,6 +315,7 @@ func random(t testing.TB, r *rand.Rand) lb.State {
 			Scheduler:  lb.Schedulers()[r.IntN(14)],
 			Flags:      lb.SchedulerFlags(r.IntN(8)),
 			OnePacket:  i%2 == 1 && r.IntN(2) == 0,
+			OnRemoval:  lb.Removal(r.IntN(2)),
 		}
 		if r.IntN(2) == 0 {
 			service.Persistence = lb.Persistence{Timeout: time.Duration(1+r.IntN(2)) * time.Minute, Prefix: uint8(24 + r.IntN(2))}
