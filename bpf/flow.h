@@ -11,7 +11,7 @@
  * meanwhile. Only who adds a flow locks, and only that flow's bucket.
  *
  * A flow names a target: when its backend is removed every flow of it is stale at once, without a
- * sweep.
+ * sweep. Where removed backends keep their flows, packets notice nothing of a removal.
  */
 #ifndef XDPLB_FLOW_H
 #define XDPLB_FLOW_H

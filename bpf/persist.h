@@ -98,7 +98,11 @@ static __always_inline __u32 end_of(const struct service *service, __u32 now)
 	return now + (seconds * 1000000000 >> TICK_SHIFT) + 1;
 }
 
-static __always_inline bool is_quiescent(__u32 id)
+/*
+ * Whether a client may stay with a backend. One that was removed has its flows at most. One that
+ * takes no new flows because it is quiesced keeps its clients, unless the service says otherwise.
+ */
+static __always_inline bool keeps_clients(const struct service *service, __u32 id)
 {
 	const struct backend_columns *columns;
 	__u32 side;
@@ -107,22 +111,19 @@ static __always_inline bool is_quiescent(__u32 id)
 		return false;
 	id += side * backends_per_side;
 	columns = bpf_map_lookup_elem(&backend_info, &id);
-	return columns && !columns->weight;
+	if (!columns || columns->draining)
+		return false;
+	return columns->weight || !(service->persistence & PERSISTENCE_EXPIRES_QUIESCENT);
 }
 
-/*
- * Whether a template may send new connections there. A backend that takes no new flows because it
- * is quiesced keeps its clients, unless the service says otherwise; one whose next hop is not known
- * does not.
- */
+/* Whether a template may send new connections there: not where no next hop is known. */
 static __always_inline bool is_open(const struct service *service, target_t target)
 {
 	const struct backend *backend = backend_of(target);
 
 	if (!backend || !is_known(load_hop(backend)))
 		return false;
-	return !(service->persistence & PERSISTENCE_EXPIRES_QUIESCENT) ||
-	       !is_quiescent(target_id(target));
+	return keeps_clients(service, target_id(target));
 }
 
 /* Whether a flow is still remembered. */
@@ -270,7 +271,7 @@ static __always_inline void keep_template(const struct joiner *joiner,
 				 .check = joiner->check };
 	struct template *fresh;
 
-	if (bpf_map_lookup_elem(&templates, &joiner->key))
+	if (!is_open(service, kept.target) || bpf_map_lookup_elem(&templates, &joiner->key))
 		return;
 	fresh = bpf_map_lookup_elem(&new_templates, &joiner->key);
 	if (fresh && load_template(fresh).target == kept.target)

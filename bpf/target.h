@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A target names a backend together with its generation. When a backend is removed its generation
- * rises and every target that names it is stale at once.
+ * A target names a backend together with its generation. When a backend is removed, or has drained
+ * after that, its generation rises and every target that names it is stale at once.
  */
 #ifndef XDPLB_TARGET_H
 #define XDPLB_TARGET_H

@@ -45,7 +45,8 @@ enum scheduler {
 /* The flags of a service's scheduler that the program looks at; the numbers are lb.SchedulerFlags'. */
 enum scheduler_flag {
 	FLAG_FALLBACK = 1, /* sh, mh: another backend where the hashed one has reached its limit */
-	FLAG_PEERS = 0x40, /* the director is a backend, and so are others: see struct peer */
+	FLAG_KEEP_REMOVED = 0x20, /* user only: removed backends drain */
+	FLAG_PEERS = 0x40,	/* the director is a backend, and so are others: see struct peer */
 	FLAG_ONE_PACKET = 0x80, /* UDP: each datagram is scheduled by itself */
 	FLAG_HASH_PORT = 2,	/* sh, mh: the client's port is part of what is hashed */
 };
@@ -271,7 +272,7 @@ struct counters {
 	__u64 bytes;
 };
 
-/* What only user space reads of a backend; key: backend id. */
+/* What the path of known flows does not read of a backend; key: backend id. */
 struct backend_columns {
 	__u8 address[16]; /* IPv4 in the first four bytes */
 	__u32 service;	  /* service id */
@@ -281,7 +282,12 @@ struct backend_columns {
 	__u8 family;	 /* 4 or 6 */
 	__u8 static_hop; /* the next hop was given by the operator */
 	__u8 listed;	 /* it is in the lookup table of this side */
-	__u8 zero[5];
+	/*
+	 * It was removed and keeps its connections: it is none of the service's backends any more, but
+	 * its id and generation stay until no connection is left.
+	 */
+	__u8 draining;
+	__u8 zero[4];
 	struct counters base; /* what it had counted when its counters were last zeroed */
 };
 
@@ -299,9 +305,9 @@ enum egress_index {
 };
 
 /*
- * A backend is one real server of one service. Its generation is raised when it is removed, and
- * with that every flow that points to it is stale at once, also when the id is given to another
- * backend later.
+ * A backend is one real server of one service. Its generation is raised when it is removed, or has
+ * drained after that, and then every flow that points to it is stale at once, also when the id is
+ * given to another backend later.
  */
 struct backend {
 	struct next_hop next_hop; /* word 0 */

@@ -34,7 +34,8 @@ type drivenBackendColumns struct {
 	Family    uint8
 	StaticHop uint8
 	Listed    uint8
-	Zero      [5]uint8
+	Draining  uint8
+	Zero      [4]uint8
 	Base      drivenCounters
 }
 

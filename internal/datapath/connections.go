@@ -98,11 +98,11 @@ type owner struct {
 	backend *backend
 }
 
-// owners is by backend id.
+// owners is by backend id. Those that drain own their flows, but no templates.
 func (d *Datapath) owners(live *configuration) []owner {
 	owners := make([]owner, d.backends.count)
 	for _, s := range live.list {
-		for _, b := range s.backends {
+		for _, b := range s.all() {
 			owners[b.id] = owner{s, b}
 		}
 	}

@@ -119,7 +119,7 @@ func randomState(t testing.TB, random *rand.Rand, services, backends, ifindex in
 		seen[key] = true
 		service := lb.Service{
 			ServiceKey: key, Scheduler: lb.Schedulers()[random.IntN(14)], Flags: lb.SchedulerFlags(random.IntN(8)),
-			OnePacket: key.Protocol == lb.UDP && random.IntN(4) == 0,
+			OnePacket: key.Protocol == lb.UDP && random.IntN(4) == 0, OnRemoval: lb.Removal(random.IntN(2)),
 		}
 		if random.IntN(3) == 0 && !service.OnePacket {
 			service.Persistence = lb.Persistence{

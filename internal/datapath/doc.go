@@ -90,6 +90,12 @@
 // million removals at the earliest, which at 20 ms each takes five hours, where flows that [Datapath.Sweep] looks after
 // are forgotten after fifteen minutes. Where a timeout of many hours is set, that holds for up to 15 removals a second.
 //
+// # Draining backends
+//
+// A service may keep the connections of backends that are removed. That such a backend drains is one of its cold columns, and so
+// begins and ends as any other change does: it is in use, and neither retired nor freed, until its columns are gone. Who takes
+// them out, and when, is told in draining.go.
+//
 // # Unsettled slots
 //
 // Packets of an mh service do not look at the flow table where the lookup table alone can say where they go. What a

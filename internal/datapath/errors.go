@@ -59,10 +59,15 @@ func (e *ForeignProgramError) Error() string {
 type CapacityError struct {
 	What       string // "services", "backends": the name of the flag too
 	Have, Want int    // what the maps hold, what the state needs
+	Draining   int    // of those: removed backends whose connections go on
 }
 
 func (e *CapacityError) Error() string {
-	return fmt.Sprintf("%d %s do not fit: room for %d was made by the first attach (--%s)", e.Want, e.What, e.Have, e.What)
+	removed := ""
+	if e.Draining > 0 {
+		removed = fmt.Sprintf(", %d of them removed ones that keep connections,", e.Draining)
+	}
+	return fmt.Sprintf("%d %s%s do not fit: room for %d was made by the first attach (--%s)", e.Want, e.What, removed, e.Have, e.What)
 }
 
 // MemoryError means that the maps of the wanted capacity do not fit into the machine's memory.

@@ -161,6 +161,9 @@ func (b *backend) columns(service uint32) xdplbBackendColumns {
 	if b.listed {
 		columns.Listed = 1
 	}
+	if b.draining {
+		columns.Draining = 1
+	}
 	return columns
 }
 

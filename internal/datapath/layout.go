@@ -81,19 +81,19 @@ type planner struct {
 // plan lays a state out, which replaces what was read of the live one. Errors: *CapacityError, or a next hop through an
 // interface that is not attached.
 func (d *Datapath) plan(live *configuration, to lb.State, interfaces map[int]facts) (*layout, error) {
-	if err := d.fits(live, to); err != nil {
-		return nil, err
-	}
-	now, err := ticks()
+	p, err := d.newPlanner(live, interfaces)
 	if err != nil {
 		return nil, err
 	}
-	p := &planner{
-		d: d, live: live, ports: maps.Clone(live.ports), shapes: make(shapes), interfaces: interfaces,
-		ways: make(map[wayOut]uint16), now: now,
-		available: sync.OnceValues(availableMemory),
-		layout:    &layout{epoch: live.epoch, timeouts: newTimeouts(to.Timeouts), egresses: make(map[uint16]xdplbEgress)},
+	if p.fits(to) != nil || p.returns(&to) {
+		if err := p.reap(); err != nil {
+			return nil, err
+		}
 	}
+	if err := p.fits(to); err != nil {
+		return nil, err
+	}
+	p.layout.timeouts = newTimeouts(to.Timeouts)
 	p.layout.newTimes = p.layout.timeouts != live.timeouts
 	p.removeServices(&to)
 	p.findIDs()
@@ -107,12 +107,31 @@ func (d *Datapath) plan(live *configuration, to lb.State, interfaces map[int]fac
 			return nil, err
 		}
 	}
+	return p.finish(), nil
+}
+
+// newPlanner begins with the live configuration as it is.
+func (d *Datapath) newPlanner(live *configuration, interfaces map[int]facts) (*planner, error) {
+	now, err := ticks()
+	if err != nil {
+		return nil, err
+	}
+	return &planner{
+		d: d, live: live, ports: maps.Clone(live.ports), shapes: make(shapes), interfaces: interfaces,
+		ways: make(map[wayOut]uint16), now: now,
+		available: sync.OnceValues(availableMemory),
+		layout:    &layout{epoch: live.epoch, timeouts: live.timeouts, egresses: make(map[uint16]xdplbEgress)},
+	}, nil
+}
+
+// finish gives the layout an epoch if it needs one, and looks after what time has made superfluous.
+func (p *planner) finish() *layout {
 	if p.layout.newSide() {
 		p.layout.epoch++
 		p.dropPrevious()
 		p.prolongSettling()
 	}
-	return p.layout, nil
+	return p.layout
 }
 
 // removeServices takes the services out that a state does not have.
@@ -128,10 +147,10 @@ func (p *planner) removeServices(to *lb.State) {
 	}
 }
 
-// removeBackends takes those out that a service does not have any more; nil: all.
+// removeBackends takes those out that a service neither has nor lets drain any more; nil: all.
 func (p *planner) removeBackends(was, now *service) {
-	for _, b := range was.backends {
-		if now == nil || now.find(b.Addr) == nil {
+	for _, b := range was.all() {
+		if now == nil || !now.holds(b) {
 			p.layout.columns = append(p.layout.columns, cold{id: b.id})
 		}
 	}
@@ -182,14 +201,22 @@ func checkPorts(values []xdplbService, ports map[uint32]lb.Ports) error {
 	return lb.CheckPorts(services)
 }
 
-// fits compares what will be there with the capacity.
-func (d *Datapath) fits(live *configuration, to lb.State) error {
-	services, backends := len(to.Services), live.backends
+// fits compares what will be there with the capacity. A backend that drains needs an id as any other; so any configuration
+// can replace any other, since there are twice as many.
+func (p *planner) fits(to lb.State) error {
+	live := p.live
+	services, backends, draining := len(to.Services), live.backends, len(live.draining)
 	for _, s := range live.list {
-		backends -= len(s.backends)
+		backends -= len(s.backends) + len(s.draining)
+		draining -= len(s.draining)
 	}
 	for i := range to.Services {
-		backends += len(to.Services[i].Backends)
+		wanted := &to.Services[i]
+		backends += len(wanted.Backends)
+		if was := live.services[wanted.ServiceKey]; was != nil {
+			more := len(was.drainingAfter(wanted))
+			backends, draining = backends+more, draining+more
+		}
 	}
 	for i := range live.values {
 		if live.values[i].Id != 0 {
@@ -197,12 +224,12 @@ func (d *Datapath) fits(live *configuration, to lb.State) error {
 		}
 	}
 	services -= len(live.list)
-	capacity := d.capacity()
+	capacity := p.d.capacity()
 	if have := int(capacity.Services); services > have {
 		return &CapacityError{What: "services", Have: have, Want: services}
 	}
 	if have := int(capacity.Backends); backends > have {
-		return &CapacityError{What: "backends", Have: have, Want: backends}
+		return &CapacityError{What: "backends", Have: have, Want: backends, Draining: draining}
 	}
 	return nil
 }
@@ -317,6 +344,9 @@ func (p *planner) addService(wanted *lb.Service) (err error) {
 			return fmt.Errorf("backend %s of %s: %w", b.Addr, wanted.ServiceKey, err)
 		}
 		now.backends = append(now.backends, &all[i])
+	}
+	if was != nil {
+		p.drain(was, now, wanted)
 	}
 	now.sort()
 	if now.hasPeers() {
@@ -475,7 +505,7 @@ func (p *planner) addParts(at, slots uint32) error {
 func (p *planner) addBackend(was *service, service uint32, now *backend) (err error) {
 	now.listed = now.takesFlows()
 	if was != nil {
-		if b := was.find(now.Addr); b != nil {
+		if b := cmp.Or(was.find(now.Addr), findBackend(was.draining, now.Addr)); b != nil {
 			return p.keepBackend(b, service, now)
 		}
 	}

@@ -16,12 +16,17 @@ import (
 
 // TestLoadChanges changes an rr and an mh service a thousand times while packets of a million flows arrive on two CPUs.
 // Every packet must reach the backend that its flow's first packet reached, unless that was removed.
-func TestLoadChanges(t *testing.T) {
+func TestLoadChanges(t *testing.T) { testLoadChanges(t, 16, 5, lb.Reschedule) }
+
+// TestLoadChangesKept does the same with services that keep the connections of removed backends: none moves at all.
+func TestLoadChangesKept(t *testing.T) { testLoadChanges(t, 4, 2, lb.Keep) }
+
+func testLoadChanges(t *testing.T, blocks, legs uint32, removal lb.Removal) {
+	const changes = 100 // of two services each, in each leg
 	// the table is so large that connections which open anew, their backend being removed, are no flood
-	const blocks, legs, changes = 16, 5, 100 // of two services each
-	f := newStreams(t, Capacity{Flows: 8 << 20, Services: 2, Backends: 64}, blocks*blockFlows, 2, 2048)
-	c := newChurn(t, f)
-	known := uint32(blocks - legs)
+	f := newStreams(t, Capacity{Flows: 8 << 20, Services: 2, Backends: 512}, blocks*blockFlows, 2, 2048)
+	c := newChurn(t, f, removal)
+	known := blocks - legs
 	for block := range known {
 		if block%4 == 0 { // no more in one tick than the flood rate
 			time.Sleep(1 << tickShift)
@@ -58,8 +63,11 @@ func TestLoadChanges(t *testing.T) {
 	if status.Floods != 0 || status.Evictions.Established != 0 {
 		t.Errorf("%+v: want no flood, and no eviction of an established flow", status)
 	}
-	if w.Moves == 0 || c.settled == 0 || c.unsettled == 0 {
-		t.Errorf("%d moves, %d slots settled, %d not: this test shows nothing", w.Moves, c.settled, c.unsettled)
+	if (w.Moves == 0) != (removal == lb.Keep) {
+		t.Errorf("%d connections were opened anew elsewhere; those of removed backends: %s", w.Moves, removal)
+	}
+	if c.removed == 0 || c.settled == 0 || c.unsettled == 0 {
+		t.Errorf("%d backends removed, %d slots settled, %d not: this test shows nothing", c.removed, c.settled, c.unsettled)
 	}
 }
 
@@ -133,20 +141,22 @@ type churn struct {
 	streams            *streams
 	random             *rand.Rand
 	members            [2][]lb.Backend
+	removal            lb.Removal
 	next               uint32 // number of the next backend
+	removed            int
 	leaving            []uint32
 	settled, unsettled int // slots, summed over the legs
 }
 
-func newChurn(t testing.TB, f *streams) *churn {
+func newChurn(t testing.TB, f *streams, removal lb.Removal) *churn {
 	t.Helper()
-	c := &churn{streams: f, random: rand.New(rand.NewPCG(1, 2)), next: 1}
+	c := &churn{streams: f, random: rand.New(rand.NewPCG(1, 2)), removal: removal, next: 1}
 	mustChange(t, func(s *lb.State) error {
 		for i, scheduler := range []lb.Scheduler{lb.RR, lb.MH} {
 			for range 10 {
 				c.members[i] = append(c.members[i], c.newBackend(c.members[i]))
 			}
-			service := lb.Service{ServiceKey: f.key(uint32(i) + 1), Scheduler: scheduler, Backends: c.members[i]}
+			service := lb.Service{ServiceKey: f.key(uint32(i) + 1), Scheduler: scheduler, OnRemoval: removal, Backends: c.members[i]}
 			if err := s.AddService(service); err != nil {
 				return err
 			}
@@ -156,10 +166,14 @@ func newChurn(t testing.TB, f *streams) *churn {
 	return c
 }
 
-// newBackend has an address that none of the others has now; it may have been another's.
+// newBackend has an address that none of the others has now; it may have been another's, but not one's whose connections are
+// kept, which it would take over.
 func (c *churn) newBackend(others []lb.Backend) lb.Backend {
 	for {
 		addr := address(false, 2, c.random.IntN(32))
+		if c.removal == lb.Keep {
+			addr = address(false, 2, int(c.next))
+		}
 		if !slices.ContainsFunc(others, func(b lb.Backend) bool { return b.Addr == addr }) {
 			c.next++
 			return c.streams.backend(addr, c.next-1)
@@ -202,8 +216,12 @@ func (c *churn) edit(i uint32) func(*lb.State) error {
 	}
 }
 
-// leave says that the flows of a backend may go elsewhere from now on, bury that no packet goes to those that left.
+// leave says that the flows of a backend may go elsewhere from now on, unless they are kept, bury that no packet goes to those that left.
 func (c *churn) leave(b lb.Backend) {
+	c.removed++
+	if c.removal == lb.Keep {
+		return
+	}
 	number := numberOf(b)
 	c.streams.lives.store(int(number), uint64(traffic.StreamLifeLIFE_REMOVING))
 	c.leaving = append(c.leaving, number)

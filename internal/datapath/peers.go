@@ -14,12 +14,12 @@ import (
 // havePeers is the bit of a service's flags that says so.
 const havePeers = uint8(xdplbSchedulerFlagFLAG_PEERS)
 
-// hasPeers says whether the director is a backend of the service, and others are that may be directors too: what they
-// send here they have scheduled (struct peer in types.h).
+// hasPeers says whether the director is a backend of the service, and others are, or drain, that may be directors too: what
+// they send here they have scheduled (struct peer in types.h).
 func (s *service) hasPeers() bool {
 	local, others := false, false
-	for _, b := range s.backends {
-		local = local || b.Hop.Local
+	for _, b := range s.all() {
+		local = local || b.Hop.Local && !b.draining
 		others = others || b.Hop.MAC != lb.NextHop{}.MAC
 	}
 	return local && others
@@ -45,7 +45,7 @@ func (d *Datapath) peersOf(n uint32) map[xdplbPeer]uint32 {
 			continue
 		}
 		switch hop := d.backends.get(uint32(id)).NextHop; {
-		case hop.Egress == uint16(xdplbEgressIndexEGRESS_LOCAL):
+		case hop.Egress == uint16(xdplbEgressIndexEGRESS_LOCAL) && info[id].Draining == 0:
 			self[info[id].Service] = uint32(id)
 		case hop.Mac != [6]byte{}:
 			peers[xdplbPeer{Mac: hop.Mac, Service: info[id].Service}] = 0

@@ -15,7 +15,8 @@ type configuration struct {
 	epoch    uint64
 	timeouts xdplbTimeouts
 	values   []xdplbService             // of all services, by their place in the map services; it is the map's memory
-	backends int                        // of all services
+	backends int                        // of all services, with those that drain
+	draining []uint32                   // ids of those, in ascending order
 	services map[lb.ServiceKey]*service // those that were read
 	list     []*service                 // the same, by place
 	ports    map[uint32]lb.Ports        // of all services that have several, by place
@@ -27,14 +28,20 @@ type service struct {
 	place    uint32     // in its side of the map services
 	ports    lb.Ports   // "": the one in the value
 	backends []*backend // sorted by address
+	draining []*backend // removed ones whose connections go on, sorted too
 }
 
 func (s *service) find(addr netip.Addr) *backend {
-	i, found := slices.BinarySearchFunc(s.backends, addr, func(b *backend, addr netip.Addr) int { return b.Addr.Compare(addr) })
+	return findBackend(s.backends, addr)
+}
+
+// findBackend finds a backend in a sorted list; nil: it is not there.
+func findBackend(list []*backend, addr netip.Addr) *backend {
+	i, found := slices.BinarySearchFunc(list, addr, func(b *backend, addr netip.Addr) int { return b.Addr.Compare(addr) })
 	if !found {
 		return nil
 	}
-	return s.backends[i]
+	return list[i]
 }
 
 // is says whether the service is as wanted, to the last backend, and so are the tables.
@@ -53,8 +60,10 @@ func (s *service) is(wanted *lb.Service) bool {
 
 func (s *service) sort() {
 	byAddress := func(a, b *backend) int { return a.Addr.Compare(b.Addr) }
-	if !slices.IsSortedFunc(s.backends, byAddress) {
-		slices.SortFunc(s.backends, byAddress)
+	for _, list := range [][]*backend{s.backends, s.draining} {
+		if !slices.IsSortedFunc(list, byAddress) {
+			slices.SortFunc(list, byAddress)
+		}
 	}
 }
 
@@ -65,8 +74,9 @@ type backend struct {
 	word xdplbNextHop
 	// Whether it takes new flows: weight not 0, next hop known. It is kept with the side, since a next hop changes
 	// before or after the lookup table, and the writer may die between.
-	listed bool
-	base   xdplbCounters // what it had counted when its counters were last zeroed
+	listed   bool
+	draining bool          // it was removed and keeps its connections
+	base     xdplbCounters // what it had counted when its counters were last zeroed
 }
 
 // takesFlows says whether new flows may go to the backend.
@@ -91,9 +101,13 @@ func (c *configuration) state() (lb.State, error) {
 	all := make([]lb.Backend, 0, total)
 	for _, s := range c.list {
 		service := lb.Service{
-			ServiceKey: s.key(), Ports: s.ports, Scheduler: lb.Scheduler(s.Scheduler), Flags: lb.SchedulerFlags(s.Flags &^ (onePacket | havePeers)),
+			ServiceKey: s.key(), Ports: s.ports, Scheduler: lb.Scheduler(s.Scheduler),
+			Flags:       lb.SchedulerFlags(s.Flags &^ (onePacket | havePeers | keepRemoved)),
 			Persistence: s.persistence(),
 			OnePacket:   s.Flags&onePacket != 0,
+		}
+		if s.keepsRemoved() {
+			service.OnRemoval = lb.Keep
 		}
 		start := len(all)
 		for _, b := range s.backends {
@@ -163,6 +177,9 @@ func (d *Datapath) readBackends(live *configuration, byID []*service, unread *se
 			return fmt.Errorf("backend id %d of service id %d is out of place", id, at)
 		}
 		live.backends++
+		if info[id].Draining != 0 {
+			live.draining = append(live.draining, uint32(id))
+		}
 		if byID[at] != unread {
 			counts[at]++
 			found = append(found, uint32(id))
@@ -176,7 +193,11 @@ func (d *Datapath) readBackends(live *configuration, byID []*service, unread *se
 	for i, id := range found {
 		all[i] = d.readBackend(id, &info[id])
 		s := byID[info[id].Service]
-		s.backends = append(s.backends, &all[i])
+		if all[i].draining {
+			s.draining = append(s.draining, &all[i])
+		} else {
+			s.backends = append(s.backends, &all[i])
+		}
 	}
 	for _, s := range live.list {
 		s.sort()
@@ -188,7 +209,7 @@ func (d *Datapath) readBackends(live *configuration, byID []*service, unread *se
 func (d *Datapath) readBackend(id uint32, columns *xdplbBackendColumns) backend {
 	b := backend{
 		Backend: fromColumns(columns), id: id, word: d.backends.get(id).NextHop, listed: columns.Listed != 0,
-		base: columns.Base,
+		draining: columns.Draining != 0, base: columns.Base,
 	}
 	b.Hop.MAC = b.word.Mac
 	b.Hop.Local = b.word.Egress == uint16(xdplbEgressIndexEGRESS_LOCAL)

@@ -32,7 +32,7 @@ type BackendStats struct {
 }
 
 // ServiceStats is what a service has counted: the sum of its backends, including those that were removed since its
-// counters were last zeroed.
+// counters were last zeroed, whether their connections go on or not.
 type ServiceStats struct {
 	Counters
 	Backends map[netip.Addr]BackendStats
@@ -73,9 +73,12 @@ func (d *Datapath) stats(live *configuration, flows []flowCount, templates []uin
 	for key, s := range live.services {
 		stats := ServiceStats{Backends: make(map[netip.Addr]BackendStats, len(s.backends))}
 		stats.Counters = stats.plus(d.retired.side(side(live.epoch))[s.Id])
-		for _, b := range s.backends {
+		for _, b := range s.all() {
 			counted := counters[b.id].minus(b.base)
 			stats.Counters = stats.plus(counted)
+			if b.draining {
+				continue
+			}
 			stats.Backends[b.Addr] = BackendStats{
 				Counters:   Counters{}.plus(counted),
 				Active:     flows[b.id].active,
@@ -92,7 +95,7 @@ func (d *Datapath) stats(live *configuration, flows []flowCount, templates []uin
 func (d *Datapath) backendCounters(live *configuration) ([]xdplbCounters, error) {
 	end := uint32(0)
 	for _, s := range live.list {
-		for _, b := range s.backends {
+		for _, b := range s.all() {
 			end = max(end, b.id+1)
 		}
 	}

@@ -20,6 +20,7 @@ type Status struct {
 	Epoch    uint64 // how many configurations were published; a change of next hops alone is none
 	Schema   uint32
 	Capacity Capacity
+	Draining int // removed backends whose connections go on
 	Program  ProgramStatus
 	Maps     []MapStatus // sorted by name
 	Memory   uint64      // bytes of kernel memory, of the maps, their inner maps and the program
@@ -85,6 +86,9 @@ func (d *Datapath) Status() (Status, error) {
 	}
 	if status.Flows, err = d.flowStatus(live); err != nil {
 		return Status{}, fmt.Errorf("reading the flow table: %w", err)
+	}
+	if status.Draining, err = d.countDraining(live); err != nil {
+		return Status{}, err
 	}
 	for i := range status.Maps {
 		switch m := &status.Maps[i]; m.Name {

@@ -83,8 +83,8 @@ func forgets(was, now *service) bool {
 	if was.Previous == 0 {
 		return false
 	}
-	for _, b := range was.backends {
-		if now.find(b.Addr) == nil {
+	for _, b := range was.all() {
+		if !now.holds(b) {
 			return true
 		}
 	}
@@ -94,8 +94,8 @@ func forgets(was, now *service) bool {
 // succeed plans the tables of an mh service that was there before.
 func (p *planner) succeed(was, now *service, list []candidate) error {
 	kept := make(map[uint32]bool)
-	for _, b := range was.backends {
-		if now.find(b.Addr) != nil {
+	for _, b := range was.all() {
+		if now.holds(b) {
 			kept[b.id] = true
 		}
 	}

@@ -53,6 +53,9 @@ func serviceFlags(s *lb.Service) uint8 {
 	if s.OnePacket {
 		flags |= onePacket
 	}
+	if s.OnRemoval == lb.Keep {
+		flags |= keepRemoved
+	}
 	return flags
 }
 

@@ -35,10 +35,16 @@ type templates struct {
 	kept, fresh *ebpf.Map
 	meta        *xdplbMeta
 	flows       *flowTable
+	draining    []bool // by backend id: clients do not stay with it
 }
 
 func (d *Datapath) openTemplates(flows *flowTable) *templates {
-	return &templates{kept: d.maps.Templates, fresh: d.maps.NewTemplates, meta: &d.meta, flows: flows}
+	info := d.info.side(side(d.config.load(configEpoch)))
+	draining := make([]bool, len(info))
+	for id := range info {
+		draining[id] = info[id].Draining != 0
+	}
+	return &templates{kept: d.maps.Templates, fresh: d.maps.NewTemplates, meta: &d.meta, flows: flows, draining: draining}
 }
 
 // clone outlives the Datapath.
@@ -51,16 +57,16 @@ func (t *templates) clone() (*templates, error) {
 	if err != nil {
 		return nil, errors.Join(err, kept.Close())
 	}
-	return &templates{kept: kept, fresh: fresh, meta: t.meta, flows: t.flows}, nil
+	return &templates{kept: kept, fresh: fresh, meta: t.meta, flows: t.flows, draining: t.draining}, nil
 }
 
 func (t *templates) close() error { return errors.Join(t.kept.Close(), t.fresh.Close()) }
 
-// isLive says whether new connections follow a template: its backend is there, and its time is not up, or the connection
+// isLive says whether new connections follow a template: its backend is there and does not drain, and its time is not up, or the connection
 // that it names goes on. Whether the backend takes new connections is not asked.
 func (t *templates) isLive(template xdplbTemplate) bool {
 	id := template.backend()
-	if id == 0 || id >= uint32(len(t.flows.targets)) || t.flows.targets[id] != template.Target {
+	if id == 0 || id >= uint32(len(t.flows.targets)) || t.flows.targets[id] != template.Target || t.draining[id] {
 		return false
 	}
 	return int32(template.Expires-t.flows.now) >= 0 || t.isWitnessed(template)
@@ -163,7 +169,7 @@ func (t *templates) sweep(owners []owner) (dropped int, err error) {
 	}
 	t.flows.walk(func(bucket, way int, entry xdplbEntry) bool {
 		owner := owners[entry.backend()]
-		if owner.service == nil || !owner.service.isPersistent() {
+		if owner.service == nil || !owner.service.isPersistent() || owner.backend.draining {
 			return true
 		}
 		client, port := t.flows.origin(bucket, way, owner.service.Family)

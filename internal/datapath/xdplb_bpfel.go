@@ -30,7 +30,8 @@ type xdplbBackendColumns struct {
 	Family    uint8
 	StaticHop uint8
 	Listed    uint8
-	Zero      [5]uint8
+	Draining  uint8
+	Zero      [4]uint8
 	Base      xdplbCounters
 }
 
@@ -284,10 +285,11 @@ const (
 type xdplbSchedulerFlag uint32
 
 const (
-	xdplbSchedulerFlagFLAG_FALLBACK   xdplbSchedulerFlag = 1
-	xdplbSchedulerFlagFLAG_PEERS      xdplbSchedulerFlag = 64
-	xdplbSchedulerFlagFLAG_ONE_PACKET xdplbSchedulerFlag = 128
-	xdplbSchedulerFlagFLAG_HASH_PORT  xdplbSchedulerFlag = 2
+	xdplbSchedulerFlagFLAG_FALLBACK     xdplbSchedulerFlag = 1
+	xdplbSchedulerFlagFLAG_KEEP_REMOVED xdplbSchedulerFlag = 32
+	xdplbSchedulerFlagFLAG_PEERS        xdplbSchedulerFlag = 64
+	xdplbSchedulerFlagFLAG_ONE_PACKET   xdplbSchedulerFlag = 128
+	xdplbSchedulerFlagFLAG_HASH_PORT    xdplbSchedulerFlag = 2
 )
 
 type xdplbSchema uint32

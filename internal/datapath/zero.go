@@ -58,7 +58,7 @@ func (d *Datapath) planZero(live *configuration, services []*service) (*layout, 
 		if retired[s.Id] != (xdplbCounters{}) {
 			l.zeroed = append(l.zeroed, s.Id)
 		}
-		for _, b := range s.backends {
+		for _, b := range s.all() {
 			if b.base == counters[b.id] {
 				continue
 			}
