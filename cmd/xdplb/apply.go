@@ -40,6 +40,7 @@ The file:
       expire-quiescent: true           # default false
       sched-flags: sh-port             # as in "service add"; default none
       one-packet: false                # true for udp, each packet by itself; default false
+      on-removal: keep                 # of a backend; default reschedule
       backends:
         - address: 192.168.60.8
           weight: 1                    # 0 to 2147483647; default 1

@@ -131,8 +131,9 @@ func backendDelCommand(env *environment) *cobra.Command {
 		Use:     "del ADDRESS",
 		Aliases: []string{"delete"},
 		Short:   "Delete a backend from a service",
-		Long: `Delete a backend from a service. It gets nothing more: its connections break. To let them end first, set its
-weight to 0 and wait.`,
+		Long: `Delete a backend from a service. It gets nothing more, and its connections break. To let them end first, set its
+weight to 0 and wait; or let the service keep them ("xdplb service set --on-removal keep"): they go on until they time
+out, and a backend that is added again meanwhile gets them back.`,
 		Example: `  xdplb backend del 192.168.60.9`,
 	}, nil, func(where target) error {
 		return env.changeService(where.serviceChoice, func(state *lb.State) error {

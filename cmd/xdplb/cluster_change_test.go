@@ -78,6 +78,35 @@ func TestClusterRemoveUnderLoad(t *testing.T) {
 	c.check(kept.finish())
 }
 
+// TestClusterRemoveKeeping deletes a backend that is at work, of a service that keeps such connections: none breaks, until
+// the service is told to give them up.
+func TestClusterRemoveKeeping(t *testing.T) {
+	for _, scheduler := range []string{"rr", "mh"} {
+		t.Run(scheduler, func(t *testing.T) {
+			c := serve(t, lab.Options{}, web, "rr") // so that downloads find both
+			c.director("service set %s --on-removal keep", web)
+			short, long, other := c.startDownload(web, "real1"), c.startDownload(web, "real1"), c.startDownload(web, "real2")
+			c.director("service set %s --scheduler %s", web, scheduler)
+			l := c.startLoad(clients, web)
+			l.await(t, 20)
+			c.director("backend del 192.168.60.8")
+			if counts := l.await(t, 40); counts["real1"] != 0 {
+				t.Errorf("the removed backend gets new connections: %v", counts)
+			}
+			l.endWithout(t, none)
+			c.check(short.finish())
+			if list := c.director("connections -n --state ESTABLISHED --backend 192.168.60.8"); !strings.Contains(list, " 192.168.60.8:80") {
+				t.Errorf("the connection that goes on is not listed:\n%s", list)
+			}
+			c.director("service set %s --on-removal reschedule", web)
+			if err := long.finish(); err == nil {
+				t.Error("given up, a download from the removed backend has come to its end")
+			}
+			c.check(other.finish())
+		})
+	}
+}
+
 // TestClusterKilledServer kills a web server at work. Nobody has told the director: what it sends there fails, and nothing
 // else, until the operator removes the backend.
 func TestClusterKilledServer(t *testing.T) {

@@ -36,9 +36,9 @@ Where several filters are given, a connection must match all of them. With --jso
 as it is read, so that even millions of connections need little memory.
 
 With --sweep, nothing is listed, but the entries of connections that have expired or whose backend was deleted are
-freed. New connections take such entries as they need them, so this is not urgent. It also lets mh services go back
-to placing packets by the lookup table alone, once the longest timeout (fifteen minutes) has passed since their
-backends changed.`,
+freed, and so are deleted backends whose connections were kept and are over. New connections take such entries as they
+need them, so this is not urgent. It also lets mh services go back to placing packets by the lookup table alone, once
+the longest timeout (fifteen minutes) has passed since their backends changed.`,
 		Example: `  xdplb connections -n
   xdplb connections --count
   xdplb connections -n --backend 192.168.60.8 --state ESTABLISHED
@@ -71,12 +71,17 @@ backends changed.`,
 	return cmd
 }
 
-// sweep needs the shared lock only: what it writes, packets and other sweeps may write at the same time.
+// sweep needs the shared lock only: what it writes, packets and other sweeps may write at the same time. Where removed
+// backends have kept connections, a change follows for those that have none any more.
 func (env *environment) sweep() error {
-	return env.view(func(dp *datapath.Datapath) error {
+	err := env.view(func(dp *datapath.Datapath) error {
 		_, err := dp.Sweep(env.ctx)
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	return datapath.Reap(env.pinDir)
 }
 
 // connections calls visit for every live connection that is wanted until it says false, or a signal comes. The lock is not held

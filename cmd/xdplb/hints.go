@@ -82,6 +82,8 @@ func hint(err error) string {
 		return "wait for it to end and try again"
 	case errors.As(err, &foreign):
 		return fmt.Sprintf("if nobody needs it, take it off: ip link set dev %s xdp off", foreign.Interface)
+	case errors.As(err, &capacity) && capacity.Draining > 0:
+		return `wait until those connections are over, or give them up: xdplb service set ADDRESS:PORT --on-removal reschedule`
 	case errors.As(err, &capacity):
 		return fmt.Sprintf(`only "xdplb detach --all" changes sizes: save, detach --all, attach with --%s, restore`, capacity.What)
 	case errors.As(err, &forbidden):

@@ -192,7 +192,7 @@ func (env *environment) printAsLVS(command ipvsadm.Command) error {
 	if err != nil {
 		return err
 	}
-	env.warnOfPorts(command, now.state)
+	env.warnOfExtensions(command, now.state)
 	view := now.lvsView()
 	if !command.Listing.Numeric && command.Listing.Subject == ipvsadm.Table { // which is a Save's too
 		names := env.lookUpNames(now.state)
@@ -201,16 +201,23 @@ func (env *environment) printAsLVS(command ipvsadm.Command) error {
 	return command.Print(env.stdout, view)
 }
 
-// warnOfPorts tells of services that have more ports than LVS has words for.
-func (env *environment) warnOfPorts(command ipvsadm.Command, state lb.State) {
+// warnOfExtensions tells of services that have what LVS has no words for.
+func (env *environment) warnOfExtensions(command ipvsadm.Command, state lb.State) {
 	for i := range state.Services {
 		service := &state.Services[i]
+		if command.Named && command.Service.ServiceKey != service.ServiceKey {
+			continue
+		}
+		saves := command.Verb == ipvsadm.VerbSave
 		switch {
-		case service.Ports == "" || command.Named && command.Service.ServiceKey != service.ServiceKey:
-		case command.Verb == ipvsadm.VerbSave:
+		case service.Ports == "":
+		case saves:
 			env.warn("%s has the ports %s: only xdplb's restore understands its option --port", service.ServiceKey, service.Ports)
 		default:
 			env.warn("%s has the ports %s, which ipvsadm has no words for", service.ServiceKey, service.Ports)
+		}
+		if saves && service.OnRemoval != lb.Reschedule {
+			env.warn("%s keeps the connections of removed backends: only xdplb's restore understands its option --on-removal", service.ServiceKey)
 		}
 	}
 }

@@ -81,7 +81,7 @@ of a persistent service stay with a backend (its persistence templates).`,
 // listing prints a reading as ipvsadm does.
 func (env *environment) listing(r reading, columns ipvsadm.Columns, numeric bool) error {
 	view := r.lvsView()
-	view.Ports = true
+	view.Extended = true
 	if !numeric {
 		names := env.lookUpNames(r.state)
 		view.Host, view.Port = names.host, names.port

@@ -11,13 +11,18 @@ import (
 
 const optionsHelp = `Flags of schedulers, as ipvsadm has them:
   sh-port, mh-port          hash the client's port too
-  sh-fallback, mh-fallback  take another backend if the hash's is quiesced or has reached its upper threshold`
+  sh-fallback, mh-fallback  take another backend if the hash's is quiesced or has reached its upper threshold
 
-// optionFlags are --sched-flags and --one-packet.
+When a backend is removed from the service:
+  reschedule  its connections' packets go to other backends, which do not know them and mostly reset them
+  keep        its connections go on until they time out; new ones go elsewhere`
+
+// optionFlags are --sched-flags, --one-packet and --on-removal.
 type optionFlags struct {
 	flags     *pflag.FlagSet
 	words     string
 	onePacket bool
+	onRemoval lb.Removal
 }
 
 // add adds them to a command.
@@ -25,8 +30,11 @@ func (f *optionFlags) add(cmd *cobra.Command) {
 	f.flags = cmd.Flags()
 	f.flags.StringVar(&f.words, "sched-flags", "", "`FLAGS` of the scheduler (see above), such as sh-port,sh-fallback; \"\" for none")
 	f.flags.BoolVar(&f.onePacket, "one-packet", false, "udp: schedule each packet by itself")
+	parsedVar(f.flags, &f.onRemoval, "on-removal", "WHAT", "", "connections of removed backends: reschedule (default) or keep, see above", lb.ParseRemoval)
 	completeFlag(cmd, "sched-flags", cobra.FixedCompletions(
 		[]string{"sh-fallback", "sh-port", "mh-fallback", "mh-port"}, cobra.ShellCompDirectiveNoFileComp))
+	completeFlag(cmd, "on-removal", cobra.FixedCompletions(
+		[]string{lb.Reschedule.String(), lb.Keep.String()}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // edit changes what was given. Flags of another scheduler mean nothing to the one that a service has now.
@@ -39,6 +47,9 @@ func (f *optionFlags) edit(service *lb.Service, before lb.Scheduler) (err error)
 	}
 	if f.flags.Changed("one-packet") {
 		service.OnePacket = f.onePacket
+	}
+	if f.flags.Changed("on-removal") {
+		service.OnRemoval = f.onRemoval
 	}
 	return err
 }

@@ -95,7 +95,8 @@ away.
   xdplb service set 172.10.0.9:80 --port 80,8080-8089
   xdplb service set 172.10.0.9:80 --port 80
   xdplb service set 172.10.0.9:80 --persistent=600 --expire-quiescent
-  xdplb service set 172.10.0.9:80 --persistent=0`,
+  xdplb service set 172.10.0.9:80 --persistent=0
+  xdplb service set 172.10.0.9:80 --on-removal keep`,
 	}, &scheduler, func(state *lb.State, key lb.ServiceKey) error {
 		return state.SetService(key, func(service *lb.Service) error {
 			before := service.Scheduler
@@ -110,7 +111,7 @@ away.
 	ports.add(cmd)
 	persistence.add(cmd)
 	options.add(cmd)
-	requireAnyFlag(cmd, "scheduler", "port", "persistent", "netmask", "expire-quiescent", "sched-flags", "one-packet")
+	requireAnyFlag(cmd, "scheduler", "port", "persistent", "netmask", "expire-quiescent", "sched-flags", "one-packet", "on-removal")
 	return cmd
 }
 

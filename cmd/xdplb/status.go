@@ -59,6 +59,7 @@ type statusView struct {
 	ServicesLimit uint32          `json:"services_limit"`
 	Backends      int             `json:"backends"`
 	BackendsLimit uint32          `json:"backends_limit"`
+	Draining      int             `json:"draining_backends"` // removed ones that take room because of kept connections
 	FlowsLimit    uint32          `json:"flows_limit"`
 	MemoryBytes   uint64          `json:"memory_bytes"`
 	Flows         flowsView       `json:"flows"`
@@ -164,6 +165,7 @@ func newStatusView(pinDir string, status datapath.Status, state lb.State, attach
 		Services:      len(state.Services),
 		ServicesLimit: status.Capacity.Services,
 		BackendsLimit: status.Capacity.Backends,
+		Draining:      status.Draining,
 		FlowsLimit:    status.Capacity.Flows,
 		MemoryBytes:   status.Memory,
 		Flows:         newFlowsView(status.Flows),
@@ -238,12 +240,16 @@ func (v statusView) interfaceRows() [][]string {
 func (v statusView) programRows() [][]string {
 	p := v.Program
 	count := func(used int, limit uint32) string { return fmt.Sprintf("%d, room for %d", used, limit) }
+	backends := count(v.Backends, v.BackendsLimit)
+	if v.Draining > 0 {
+		backends += fmt.Sprintf("; %d removed, whose connections are kept", v.Draining)
+	}
 	return [][]string{
 		{"program", fmt.Sprintf("%s, id %d, tag %s, %s of machine code", p.Name, p.ID, p.Tag, size(uint64(p.JITed)))},
 		{"loaded", p.LoadedAt.Format(time.DateTime)},
 		{"pins", fmt.Sprintf("%s, schema %d, epoch %d", v.PinDir, v.Schema, v.Epoch)},
 		{"services", count(v.Services, v.ServicesLimit)},
-		{"backends", count(v.Backends, v.BackendsLimit)},
+		{"backends", backends},
 		{"memory", size(v.MemoryBytes)},
 	}
 }

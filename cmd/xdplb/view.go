@@ -25,6 +25,7 @@ type serviceView struct {
 	Expires   bool          `json:"expire_quiescent,omitempty"`
 	Flags     string        `json:"scheduler_flags,omitempty"` // as ipvsadm writes them
 	OnePacket bool          `json:"one_packet,omitempty"`
+	OnRemoval string        `json:"on_removal,omitempty"` // left out: reschedule
 	Total     *trafficView  `json:"total,omitempty"`
 	PerSecond *trafficView  `json:"per_second,omitempty"`
 	Backends  []backendView `json:"backends"`
@@ -67,6 +68,9 @@ func serviceViews(state lb.State, attached interfaces) []serviceView {
 			Flags:     s.Scheduler.FlagNames(s.Flags),
 			OnePacket: s.OnePacket,
 			Backends:  make([]backendView, 0, len(s.Backends)),
+		}
+		if s.OnRemoval != lb.Reschedule {
+			view.OnRemoval = s.OnRemoval.String()
 		}
 		if p := s.Persistence; p.Timeout != 0 {
 			view.Persists, view.Prefix, view.Expires = int64(p.Timeout/time.Second), &p.Prefix, p.ExpireQuiescent

@@ -29,6 +29,7 @@ services:
     scheduler: mh
     sched-flags: mh-fallback,mh-port
     one-packet: true
+    on-removal: keep
   - address: 172.10.0.9:80
     backends: &web
       - address: 192.168.60.9
@@ -53,7 +54,7 @@ func TestRead(t *testing.T) {
 		{Addr: netip.MustParseAddr("192.168.60.8"), Upper: 100, Lower: 50, MAC: [6]byte{2, 0, 0, 0, 0, 8}, Dev: "eth0", VLAN: 100},
 	}
 	want := config.File{Services: []config.Service{
-		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("[2001:db8::64]:53"), Protocol: lb.UDP}, Scheduler: lb.MH, Flags: lb.MHFallback | lb.MHPort, OnePacket: true},
+		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("[2001:db8::64]:53"), Protocol: lb.UDP}, Scheduler: lb.MH, Flags: lb.MHFallback | lb.MHPort, OnePacket: true, OnRemoval: lb.Keep},
 		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("172.10.0.9:80"), Protocol: lb.TCP}, Scheduler: lb.WLC, Backends: web},
 		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("172.10.0.9:443"), Protocol: lb.TCP}, Scheduler: lb.WRR, Backends: web},
 	}}
@@ -128,7 +129,7 @@ func TestState(t *testing.T) {
 	want := lb.State{Services: []lb.Service{
 		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("172.10.0.9:80"), Protocol: lb.TCP}, Scheduler: lb.WLC, Backends: web},
 		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("172.10.0.9:443"), Protocol: lb.TCP}, Scheduler: lb.WRR, Backends: web},
-		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("[2001:db8::64]:53"), Protocol: lb.UDP}, Scheduler: lb.MH, Flags: lb.MHFallback | lb.MHPort, OnePacket: true},
+		{ServiceKey: lb.ServiceKey{Addr: netip.MustParseAddrPort("[2001:db8::64]:53"), Protocol: lb.UDP}, Scheduler: lb.MH, Flags: lb.MHFallback | lb.MHPort, OnePacket: true, OnRemoval: lb.Keep},
 	}}
 	if diff := cmp.Diff(want, got, byValue); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -141,7 +142,7 @@ func TestState(t *testing.T) {
 		}
 		return lb.NextHop{}, nil
 	})
-	if !errors.Is(err, unknown) || err.Error() != "lb.yaml:11:18: backend 192.168.60.8 of TCP 172.10.0.9:80: no interface eth0" {
+	if !errors.Is(err, unknown) || err.Error() != "lb.yaml:12:18: backend 192.168.60.8 of TCP 172.10.0.9:80: no interface eth0" {
 		t.Errorf("an error of the resolver: got %v", err)
 	}
 }
@@ -161,9 +162,9 @@ func TestReadRefuses(t *testing.T) {
 		{"services: []\nservice: []\n", `f:2:1: unknown key "service": want timeouts, services`},
 		{"services: []\nservices: []\n", "f:2:1: key services is given twice"},
 		{"services: []\n---\nservices: []\n", "f:2:1: a second document: want one"},
-		{"services:\n  - web\n", `f:2:5: want keys (address, ports, protocol, scheduler, sched-flags, one-packet, persistent, netmask, expire-quiescent, backends), got the text "web"`},
+		{"services:\n  - web\n", `f:2:5: want keys (address, ports, protocol, scheduler, sched-flags, one-packet, on-removal, persistent, netmask, expire-quiescent, backends), got the text "web"`},
 		{"services:\n  - scheduler: rr\n", "f:2:5: the service has no address"},
-		{"services:\n  - adress: 172.10.0.9:80\n", `f:2:5: unknown key "adress": want address, ports, protocol, scheduler, sched-flags, one-packet, persistent, netmask, expire-quiescent, backends`},
+		{"services:\n  - adress: 172.10.0.9:80\n", `f:2:5: unknown key "adress": want address, ports, protocol, scheduler, sched-flags, one-packet, on-removal, persistent, netmask, expire-quiescent, backends`},
 		{"services:\n  - address: 172.10.0.9\n    ports: 90-80\n", `f:3:12: ports "90-80": the first is above the last`},
 		{"services:\n  - address: 172.10.0.9\n    ports: [80]\n", "f:3:12: ports: want text, got a list"},
 		{"services:\n  - address: 172.10.0.9\n", `f:2:14: service "172.10.0.9" has no port: want ADDRESS:PORT`},
@@ -176,6 +177,8 @@ func TestReadRefuses(t *testing.T) {
 		{service + "    scheduler: foo\n", `f:3:16: unknown scheduler "foo": want rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh or twos`},
 		{service + "    scheduler: yes\n", `f:3:16: unknown scheduler "yes": want rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh or twos`},
 		{service + "    scheduler: true\n", "f:3:16: scheduler: want text, got true"},
+		{service + "    on-removal: drop\n", `f:3:17: on-removal "drop": want reschedule or keep`},
+		{service + "    on-removal: true\n", "f:3:17: on-removal: want text, got true"},
 		{service + "    backends: {}\n", "f:3:15: backends: want a list, got keys"},
 		{service + "    backends: [192.168.60.8]\n", `f:3:16: want keys (address, weight, upper, lower, mac, dev, vlan), got the text "192.168.60.8"`},
 		{service + "    backends:\n      - weight: 1\n", "f:4:9: the backend has no address"},
@@ -196,7 +199,7 @@ func TestReadRefuses(t *testing.T) {
 		{backend + "      - address: 192.168.60.8\n", "f:5:9: backend 192.168.60.8 of TCP 172.10.0.9:80 already exists, at f:4:18"},
 		{backend + "      - address: 2001:db8::8\n", "f:5:18: backend 2001:db8::8 is IPv6, the service TCP 172.10.0.9:80 is IPv4"},
 		{backend + "      - address: 224.0.0.1\n", "f:5:18: backend 224.0.0.1 is a multicast address"},
-		{"services: &a\n  - *a\n", "f:1:11: want keys (address, ports, protocol, scheduler, sched-flags, one-packet, persistent, netmask, expire-quiescent, backends), got a list"},
+		{"services: &a\n  - *a\n", "f:1:11: want keys (address, ports, protocol, scheduler, sched-flags, one-packet, on-removal, persistent, netmask, expire-quiescent, backends), got a list"},
 	} {
 		file, err := config.Read("f", strings.NewReader(tt.text))
 		if err == nil || err.Error() != tt.want {

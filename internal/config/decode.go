@@ -112,7 +112,7 @@ func (d *decoder) timeouts(n *yaml.Node) (t lb.Timeouts, err error) {
 }
 
 func (d *decoder) service(n *yaml.Node) (Service, error) {
-	values, err := d.mapping(n, "address", "ports", "protocol", "scheduler", "sched-flags", "one-packet", "persistent", "netmask", "expire-quiescent", "backends")
+	values, err := d.mapping(n, "address", "ports", "protocol", "scheduler", "sched-flags", "one-packet", "on-removal", "persistent", "netmask", "expire-quiescent", "backends")
 	if err != nil {
 		return Service{}, err
 	}
@@ -141,6 +141,10 @@ func (d *decoder) service(n *yaml.Node) (Service, error) {
 				return errors.New("one-packet is for protocol udp only")
 			}
 			return nil
+		}),
+		d.text(values["on-removal"], "on-removal", func(word string) (err error) {
+			service.OnRemoval, err = lb.ParseRemoval(word)
+			return err
 		}),
 		d.ports(values["ports"], func(word string) (err error) {
 			ranges, err = lb.ParsePorts(word)

@@ -14,6 +14,7 @@
 //	    persistent: 360                  # seconds that a client stays with its backend; default 0, not at all
 //	    netmask: 24                      # with persistent: bits that make a client, or 255.255.255.0; default all
 //	    expire-quiescent: true           # with persistent: not with a backend of weight 0; default false
+//	    on-removal: keep                 # connections of a removed backend: reschedule or keep; default reschedule
 //	    backends:                        # default none
 //	      - address: 192.168.60.8
 //	        weight: 1                    # 0 to 2147483647; default 1

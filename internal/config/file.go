@@ -23,6 +23,7 @@ type Service struct {
 	Scheduler   lb.Scheduler
 	Flags       lb.SchedulerFlags
 	OnePacket   bool
+	OnRemoval   lb.Removal
 	Persistence lb.Persistence
 	Backends    []Backend
 }
@@ -48,8 +49,8 @@ func (f File) State(hop func(Backend) (lb.NextHop, error)) (lb.State, error) {
 	for i, s := range f.Services {
 		services[i] = lb.Service{
 			ServiceKey: s.ServiceKey, Ports: s.Ports, Scheduler: s.Scheduler, Flags: s.Flags, OnePacket: s.OnePacket,
-			Persistence: s.Persistence,
-			Backends:    make([]lb.Backend, len(s.Backends)),
+			OnRemoval: s.OnRemoval, Persistence: s.Persistence,
+			Backends: make([]lb.Backend, len(s.Backends)),
 		}
 		for j, b := range s.Backends {
 			next, err := hop(b)

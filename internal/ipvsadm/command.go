@@ -34,6 +34,8 @@ type Command struct {
 	// too; Scheduler 0 stands for a name that nobody knows.
 	Named   bool
 	Service lb.Service
+	// OnRemoval is for AddService and EditService of saved rules; nil: it was not given.
+	OnRemoval *lb.Removal
 	// Backend is that of AddServer, EditServer and DeleteServer. Port is the one given with it, or else that of the
 	// service, if the service stood before it, or else 0.
 	Backend  lb.Backend

@@ -51,6 +51,9 @@ func (c Command) Zeroed(state lb.State) []lb.ServiceKey {
 }
 
 func (c Command) editService(state *lb.State, found bool) error {
+	if c.OnRemoval != nil {
+		c.Service.OnRemoval = *c.OnRemoval
+	}
 	switch {
 	case c.Verb == VerbAddService && found:
 		return kernel("Service already exists")
@@ -67,6 +70,9 @@ func (c Command) editService(state *lb.State, found bool) error {
 		s.Backends = before.Backends
 		if s.Ports == "" {
 			s.Ports = before.Ports // which LVS has no words for
+		}
+		if c.OnRemoval == nil {
+			s.OnRemoval = before.OnRemoval
 		}
 		return nil
 	}))

@@ -83,6 +83,7 @@ func randomState(t testing.TB, r *rand.Rand) lb.State {
 			},
 			Scheduler: lb.Schedulers()[r.IntN(len(lb.Schedulers()))],
 			Flags:     lb.SchedulerFlags(r.IntN(8)),
+			OnRemoval: lb.Removal(r.IntN(2)),
 		}
 		service.OnePacket = service.Protocol == lb.UDP && r.IntN(2) == 0
 		if bits := service.Addr.Addr().BitLen(); r.IntN(2) == 0 || service.Addr.Port() == 0 {

@@ -36,8 +36,9 @@ type Listing struct {
 	Size int
 	// Exact writes all digits of large numbers.
 	Exact bool
-	// Ports shows the ports of services that have several, for which ipvsadm has no words.
-	Ports bool
+	// Extended shows what ipvsadm has no words for: the ports of services that have several, and what becomes of the
+	// connections of removed backends, if it is not what LVS does.
+	Extended bool
 	// Host and Port name an address and a port, or return "" where there is no name. Left nil, the listing is
 	// numeric, as with -n.
 	Host func(netip.Addr) string
@@ -110,8 +111,11 @@ func (l *Listing) serviceRow(s *lb.Service) string {
 	}
 	if l.Columns != Stats && l.Columns != Rate {
 		row += " " + serviceOptionsOf(s)
-		if l.Ports && s.Ports != "" {
+		if l.Extended && s.Ports != "" {
 			row += " ports " + string(s.Ports)
+		}
+		if l.Extended && s.OnRemoval != lb.Reschedule {
+			row += " on-removal " + s.OnRemoval.String()
 		}
 		return row + "\n"
 	}

@@ -79,11 +79,18 @@ func split(line string) []string {
 	return slices.DeleteFunc(words, func(word string) bool { return word == "ipvsadm" })
 }
 
-// portsOption is the one option of saved rules that ipvsadm does not have.
-const portsOption = "--port"
+// The options of saved rules that ipvsadm does not have.
+const (
+	portsOption   = "--port"
+	removalOption = "--on-removal"
+)
 
 func parseRule(words []string, names Names) (Command, error) {
-	words, ranges, err := takePorts(words)
+	words, ranges, err := takeOption(words, portsOption, lb.ParsePorts)
+	if err != nil {
+		return Command{}, err
+	}
+	words, removal, err := takeOption(words, removalOption, lb.ParseRemoval)
 	if err != nil {
 		return Command{}, err
 	}
@@ -93,26 +100,31 @@ func parseRule(words []string, names Names) (Command, error) {
 		return Command{}, err
 	case ranges != nil && command.Verb != VerbAddService && command.Verb != VerbEditService:
 		return Command{}, refuse("%s: it is for -A and -E", portsOption)
-	case ranges != nil:
-		command.Service.Ports = lb.NewPorts(command.Service.Addr.Port(), ranges...)
+	case removal != nil && command.Verb != VerbAddService && command.Verb != VerbEditService:
+		return Command{}, refuse("%s: it is for -A and -E", removalOption)
 	case command.Verb == VerbRestore:
 		return Command{}, noCommand(words[0])
 	case !command.Changes():
 		return Command{}, refuse("%s: a restore does all of its lines or none, and prints nothing", words[1])
 	}
+	if ranges != nil {
+		command.Service.Ports = lb.NewPorts(command.Service.Addr.Port(), *ranges...)
+	}
+	command.OnRemoval = removal
 	return command, nil
 }
 
-// takePorts takes the ports of a service out of a line.
-func takePorts(words []string) (rest []string, ranges []lb.PortRange, err error) {
-	at := slices.Index(words, portsOption)
+// takeOption takes an option and its value out of a line; nil: it is not there.
+func takeOption[T any](words []string, option string, parse func(string) (T, error)) (rest []string, value *T, err error) {
+	at := slices.Index(words, option)
 	if at < 0 || at+1 == len(words) {
 		return words, nil, nil
 	}
-	if ranges, err = lb.ParsePorts(words[at+1]); err != nil {
-		return nil, nil, refuse("%s: %v", portsOption, err)
+	read, err := parse(words[at+1])
+	if err != nil {
+		return nil, nil, refuse("%s: %v", option, err)
 	}
-	return slices.Delete(slices.Clone(words), at, at+2), ranges, nil
+	return slices.Delete(slices.Clone(words), at, at+2), &read, nil
 }
 
 // Zeroed lists the services of a state, the one that all commands lead to, whose counters they zero.

@@ -19,8 +19,8 @@ type Saving struct {
 }
 
 // Save writes a state as "ipvsadm -S" does: one -A line for each service, and under it one -a line for each backend.
-// "ipvsadm -R" takes it, but for services of several ports, which LVS does not have: --port, which ParseRules takes, is
-// behind their options. Thresholds, which ipvsadm loses, are written behind the weight. Next hops and timeouts are not
+// "ipvsadm -R" takes it, but for what LVS does not have, services of several ports and kept connections of removed backends:
+// --port and --on-removal, which ParseRules takes, are behind the options. Thresholds, which ipvsadm loses, are written behind the weight. Next hops and timeouts are not
 // saved; the format has no place for them. The error is w's.
 func Save(w io.Writer, s Saving) error {
 	out := bufio.NewWriter(w)
@@ -59,6 +59,9 @@ func savedOptions(s *lb.Service) string {
 	}
 	if s.Ports != "" {
 		words += " " + portsOption + " " + string(s.Ports)
+	}
+	if s.OnRemoval != lb.Reschedule {
+		words += " " + removalOption + " " + s.OnRemoval.String()
 	}
 	return words
 }

@@ -13,14 +13,14 @@ import (
 // View is what List and Save commands print. The functions are as in Listing and ConnectionListing; a nil Walk finds no
 // connection.
 type View struct {
-	State   lb.State
-	Ports   bool // show them where a service has several
-	Size    int  // of the connection table, as the first line of a listing calls it
-	Service func(lb.ServiceKey) Numbers
-	Backend func(lb.ServiceKey, netip.Addr) Numbers
-	Walk    func(visit func(Connection) bool) error
-	Host    func(netip.Addr) string
-	Port    func(uint16, lb.Protocol) string
+	State    lb.State
+	Extended bool // as of Listing
+	Size     int  // of the connection table, as the first line of a listing calls it
+	Service  func(lb.ServiceKey) Numbers
+	Backend  func(lb.ServiceKey, netip.Addr) Numbers
+	Walk     func(visit func(Connection) bool) error
+	Host     func(netip.Addr) string
+	Port     func(uint16, lb.Protocol) string
 }
 
 // Print writes what a List or Save command prints. The error is w's or Walk's, or a *Failure if the service that the
@@ -56,7 +56,7 @@ func (c Command) printTable(w io.Writer, v View) error {
 		v.State, v.Size = lb.State{Services: []lb.Service{*service}}, 0
 	}
 	return List(w, Listing{
-		State: v.State, Ports: v.Ports, Columns: c.Listing.Columns, Size: v.Size, Exact: c.Listing.Exact,
+		State: v.State, Extended: v.Extended, Columns: c.Listing.Columns, Size: v.Size, Exact: c.Listing.Exact,
 		Host: v.Host, Port: v.Port, Service: v.Service, Backend: v.Backend,
 	})
 }
