@@ -152,6 +152,7 @@ func (d *Director) hit(name, what string, key lb.ServiceKey, flows uint32) *Case
 
 func (d *Director) syn(name string, key lb.ServiceKey) *Case {
 	c := d.newCase(name, "new flow", TX, d.tcp4(key, 0, tcpSYN), tuple4.of(clientsNew, 0).fresh())
+	c.Before = d.forgetSYNs
 	d.opened[key] = func() uint64 { return c.sequence }
 	return c
 }

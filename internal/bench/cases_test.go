@@ -10,8 +10,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"xdplb/internal/datapath"
+	"xdplb/internal/lb"
 	"xdplb/internal/testenv"
 )
 
@@ -70,6 +74,76 @@ func TestCases(t *testing.T) {
 	}
 	if err := director.Verify(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestCaseNames holds the cases that "make bench" promises, with as many flows as it has.
+func TestCaseNames(t *testing.T) {
+	t.Parallel()
+	var got []string
+	for _, c := range (&Director{flows: 1 << 20, opened: make(map[lb.ServiceKey]func() uint64), uplink: loopback(t)}).Cases() {
+		got = append(got, c.Name)
+	}
+	want := []string{
+		"tcp-v4-hit", "tcp-v4-hit-4k", "tcp-v4-hit-131k", "tcp-v4-hit-1m",
+		"tcp-v4-mh-hit", "tcp-v4-mh-hit-4k", "tcp-v4-mh-hit-131k", "tcp-v4-mh-hit-1m",
+		"tcp-v4-syn", "tcp-v4-mh-syn", "tcp-v4-lc-256-syn", "tcp-v4-twos-syn", "tcp-v4-flood", "tcp-v4-mh-flood",
+		"tcp-v4-miss", "tcp-v6-hit", "udp-v4-hit", "tcp-v4-vlan-hit", "tcp-v4-quiesced", "icmp-v4-too-big", "udp-v4-frag",
+		"pass-no-vip", "pass-non-ip",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// loopback stands for an uplink in cases that send nothing.
+func loopback(t *testing.T) uplink {
+	t.Helper()
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uplink{lo, lo}
+}
+
+// TestNewFlowsFindTheSameTable: however many flows a case opens, each batch finds the entries of none of them.
+func TestNewFlowsFindTheSameTable(t *testing.T) {
+	t.Parallel()
+	director := newTestDirector(t)
+	if err := director.Fill(); err != nil {
+		t.Fatal(err)
+	}
+	live := func() int {
+		t.Helper()
+		view, err := datapath.Open(PinDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer view.Close()
+		status, err := view.Status()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return status.Flows.Live
+	}
+	filled := live()
+	if filled < testFlows {
+		t.Fatalf("%d flows were established, the table has %d", testFlows, filled)
+	}
+	syn := director.syn("", serviceRRNew)
+	for range 2 {
+		if err := syn.before(); err != nil {
+			t.Fatal(err)
+		}
+		if now := live(); now != filled {
+			t.Errorf("a batch begins with %d flows, want %d", now, filled)
+		}
+		if _, err := syn.run(100); err != nil {
+			t.Fatal(err)
+		}
+		if now := live(); now != filled+100 {
+			t.Errorf("a batch of 100 ends with %d flows, want %d", now, filled+100)
+		}
 	}
 }
 

@@ -5,12 +5,14 @@ package bench
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -286,6 +288,40 @@ func (d driven) ageFloods() error {
 		}
 	}
 	return nil
+}
+
+// forgetSYNs frees the entries of which only a SYN was seen, so that every batch of new flows finds the table as full as
+// [Director.Fill] has left it. No packets may be under way.
+func (d *Director) forgetSYNs() error {
+	table, err := d.driven.objects.Maps["flows"].Memory()
+	if err != nil {
+		return fmt.Errorf("mapping the flow table: %w", err)
+	}
+	const bytes = int64(unsafe.Sizeof(drivenBucket{}))
+	buckets := make([]drivenBucket, min(1<<12, int64(table.Size())/bytes))
+	memory := unsafe.Slice((*byte)(unsafe.Pointer(&buckets[0])), int64(len(buckets))*bytes)
+	for at := int64(0); at < int64(table.Size()); at += int64(len(memory)) {
+		n, err := table.ReadAt(memory, at)
+		if err == nil || errors.Is(err, io.EOF) {
+			forgetSYNs(buckets[:int64(n)/bytes])
+			_, err = table.WriteAt(memory[:n], at)
+		}
+		if err != nil {
+			return fmt.Errorf("freeing entries of the flow table: %w", err)
+		}
+	}
+	return nil
+}
+
+func forgetSYNs(buckets []drivenBucket) {
+	for i := range buckets {
+		entries := &buckets[i].Entry
+		for way := range entries {
+			if entries[way].State == uint8(drivenFlowStateFLOW_SYN) {
+				entries[way] = drivenEntry{}
+			}
+		}
+	}
 }
 
 // Programs are xdplb inside the driver; they must be kept attached while they are measured.

@@ -97,6 +97,26 @@ type drivenEntry struct {
 	Status uint32
 }
 
+type drivenFlowState uint32
+
+const (
+	drivenFlowStateFLOW_DATAGRAM          drivenFlowState = 1
+	drivenFlowStateFLOW_UDP               drivenFlowState = 2
+	drivenFlowStateFLOW_SYN               drivenFlowState = 3
+	drivenFlowStateFLOW_INIT              drivenFlowState = 4
+	drivenFlowStateFLOW_ESTABLISHED       drivenFlowState = 5
+	drivenFlowStateFLOW_SCTP_ESTABLISHED  drivenFlowState = 6
+	drivenFlowStateFLOW_FIN               drivenFlowState = 7
+	drivenFlowStateFLOW_TIME_WAIT         drivenFlowState = 8
+	drivenFlowStateFLOW_CLOSED            drivenFlowState = 9
+	drivenFlowStateFLOW_SCTP_NONE         drivenFlowState = 10
+	drivenFlowStateFLOW_INIT1             drivenFlowState = 11
+	drivenFlowStateFLOW_COOKIE_ECHOED     drivenFlowState = 12
+	drivenFlowStateFLOW_SHUTDOWN_RECEIVED drivenFlowState = 13
+	drivenFlowStateFLOW_SCTP_CLOSED       drivenFlowState = 14
+	drivenFlowStateFLOW_FRAGMENT          drivenFlowState = 15
+)
+
 type drivenFragmentKey struct {
 	_           structs.HostLayout
 	Source      [16]uint8

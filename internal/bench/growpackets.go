@@ -200,7 +200,9 @@ func overPoints(
 			hits.add(x, d.growHit(key, tuple))
 			tuple = tuple.fresh()
 			tuple.Base += uint32(len(points)) * clientsPerPoint
-			syns.add(x, d.newCase("", "", TX, d.tcp4(key, 0, tcpSYN), tuple))
+			syn := d.newCase("", "", TX, d.tcp4(key, 0, tcpSYN), tuple)
+			syn.Before = d.forgetSYNs
+			syns.add(x, syn)
 		}
 		established, fresh = append(established, hits), append(fresh, syns)
 	}
