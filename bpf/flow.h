@@ -139,16 +139,22 @@ static __always_inline bool is_expired(struct entry entry, __u32 now)
 	return age > SHORTEST_AGE && is_longer(age, live_timeouts(), state_of(entry));
 }
 
+/* Whether a SYN or INIT goes where the tuple's entry says: it may be the same connection's again. */
+static __always_inline bool is_joined(struct entry entry, __u32 now)
+{
+	return !is_over(entry) && !is_expired(entry, now) && !is_quiescent(target_id(entry.target));
+}
+
 static __always_inline bool is_alive(struct entry entry, __u32 now)
 {
-	return is_current(entry.target) && !is_expired(entry, now) && !is_over(entry);
+	return is_current(entry.target) && is_joined(entry, now);
 }
 
 /*
  * Whether the packet goes where its flow's entry says. An opening packet or a datagram does not
- * follow an expired entry, and an opening packet not one whose connection has ended (LVS:
- * conn_reuse_mode). Any other packet does: no better place for it is known. *to becomes the entry's
- * backend, if that is there.
+ * follow an expired entry, and an opening packet not one whose connection has ended, or whose backend
+ * is quiesced (LVS: conn_reuse_mode, expire_nodest_conn). Any other packet does: no better place for
+ * it is known. *to becomes the entry's backend, if that is there.
  */
 static __always_inline bool follows(__u32 event, struct entry entry, __u32 now,
 				    const struct backend **to)
@@ -157,7 +163,7 @@ static __always_inline bool follows(__u32 event, struct entry entry, __u32 now,
 	if (!*to)
 		return false;
 	if (is_opening(event))
-		return !is_over(entry) && !is_expired(entry, now);
+		return is_joined(entry, now);
 	return !is_datagram(state_of(entry)) || !is_expired(entry, now);
 }
 

@@ -19,8 +19,6 @@
 
 #include "flow.h"
 
-const volatile __u32 backends_per_side; /* of backend_info */
-
 union template_word {
 	struct {
 		target_t target;
@@ -104,13 +102,8 @@ static __always_inline __u32 end_of(const struct service *service, __u32 now)
  */
 static __always_inline bool keeps_clients(const struct service *service, __u32 id)
 {
-	const struct backend_columns *columns;
-	__u32 side;
+	const struct backend_columns *columns = columns_of(id);
 
-	if (!live_config(&side))
-		return false;
-	id += side * backends_per_side;
-	columns = bpf_map_lookup_elem(&backend_info, &id);
 	if (!columns || columns->draining)
 		return false;
 	return columns->weight || !(service->persistence & PERSISTENCE_EXPIRES_QUIESCENT);

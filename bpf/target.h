@@ -7,9 +7,12 @@
 #define XDPLB_TARGET_H
 
 #include "maps.h"
+#include "side.h"
 
 #define TARGET_ID_BITS 24
 #define TARGET_ID 0xffffff
+
+const volatile __u32 backends_per_side; /* of backend_info */
 
 static __always_inline __u32 target_id(target_t target)
 {
@@ -52,6 +55,28 @@ static __always_inline bool is_known(union next_hop_word to)
 static __always_inline bool is_current(target_t target)
 {
 	return backend_of(target) != NULL;
+}
+
+/* The cold columns of a backend in the live configuration. */
+static __always_inline const struct backend_columns *columns_of(__u32 id)
+{
+	__u32 side;
+
+	if (!live_config(&side))
+		return NULL;
+	id += side * backends_per_side;
+	return bpf_map_lookup_elem(&backend_info, &id);
+}
+
+/*
+ * Whether a backend takes no new flows because the operator wants it so: its weight is 0, or it was
+ * removed and has its flows at most. A function of its own, since few packets need it.
+ */
+__attribute__((noinline)) bool is_quiescent(__u32 id)
+{
+	const struct backend_columns *columns = columns_of(id);
+
+	return columns && (!columns->weight || columns->draining);
 }
 
 #endif

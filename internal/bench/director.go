@@ -317,7 +317,7 @@ func forgetSYNs(buckets []drivenBucket) {
 	for i := range buckets {
 		entries := &buckets[i].Entry
 		for way := range entries {
-			if entries[way].State == uint8(drivenFlowStateFLOW_SYN) {
+			if entries[way].Status&uint32(drivenStatusSTATUS_STATE) == uint32(drivenFlowStateFLOW_SYN) {
 				entries[way] = drivenEntry{}
 			}
 		}

@@ -298,6 +298,15 @@ type drivenSetScan struct {
 	Spare  uint32
 }
 
+type drivenStatus uint32
+
+const (
+	drivenStatusSTATUS_STATE      drivenStatus = 15
+	drivenStatusSTATUS_COUNTED    drivenStatus = 16
+	drivenStatusSTATUS_CHECK      drivenStatus = 992
+	drivenStatusSTATUS_SEEN_SHIFT drivenStatus = 10
+)
+
 type drivenTemplate struct {
 	_       structs.HostLayout
 	Target  uint32

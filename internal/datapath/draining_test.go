@@ -374,7 +374,7 @@ func TestDrainingMoves(t *testing.T) {
 	checkTidy(t)
 }
 
-// TestDrainingOpensAnew: a SYN on the tuple of a kept connection belongs to it, unless that is over or has expired.
+// TestDrainingOpensAnew: a SYN on the tuple of a kept connection opens another one, whatever the kept one's state.
 func TestDrainingOpensAnew(t *testing.T) {
 	t.Parallel()
 	d := newDrainer(t, func(*lb.Service) {})
@@ -385,19 +385,16 @@ func TestDrainingOpensAnew(t *testing.T) {
 	if len(kept) != 3 {
 		t.Fatalf("%d clients of the removed backend, want 3", len(kept))
 	}
-	if to := d.send(t, kept[0], layers.TCP{SYN: true}); to != removed.Hop.MAC {
-		t.Errorf("a SYN of a live connection goes to %x, want %x", to, removed.Hop.MAC)
+	if to := d.send(t, kept[1], layers.TCP{FIN: true, ACK: true}); to != removed.Hop.MAC {
+		t.Errorf("a FIN goes to %x, want %x", to, removed.Hop.MAC)
 	}
-	for _, client := range kept[1:] {
-		if to := d.send(t, client, layers.TCP{FIN: true, ACK: true}); to != removed.Hop.MAC {
-			t.Errorf("a FIN goes to %x, want %x", to, removed.Hop.MAC)
-		}
+	for _, client := range kept[:2] {
 		if to := d.send(t, client, layers.TCP{SYN: true}); to == removed.Hop.MAC {
-			t.Error("a SYN behind the FIN goes to the removed backend")
+			t.Errorf("the SYN of %s goes to the removed backend", client)
 		}
 	}
 	expireFlows(t)
-	if to := d.send(t, kept[0], layers.TCP{SYN: true}); to == removed.Hop.MAC {
+	if to := d.send(t, kept[2], layers.TCP{SYN: true}); to == removed.Hop.MAC {
 		t.Error("a SYN on a connection that has expired goes to the removed backend")
 	}
 }

@@ -518,30 +518,49 @@ func TestEntryGivenToANewFlow(t *testing.T) {
 	}
 }
 
-// TestQuiescedBackend: without a slot in the table a backend gets nothing new and keeps what it has.
+// TestQuiescedBackend: a backend of weight 0 gets nothing new and keeps what it has. A SYN is new, whatever its tuple had
+// before: who closed a connection without a word, or waits for the answer of a dead backend, need not try again.
 func TestQuiescedBackend(t *testing.T) {
 	t.Parallel()
-	d := newPair(t)
-	established := frame(ip4(), ack(portPlain))
-	opening := tcp(clientPort+1, portPlain, tcpFlags{syn: true})
-	d.publish(everywhere(portPlain, xdplbSchedulerSCHEDULER_RR, real1)...)
-	d.run(frame(ip4(), syn(portPlain)))
-	d.run(established)
-	d.run(frame(ip4(), opening))
-	d.run(frame(ip6(), udp(portPlain)))
-	for _, slots := range [][]uint32{{real2}, nil} {
-		d.publish(everywhere(portPlain, xdplbSchedulerSCHEDULER_RR, slots...)...)
-		for kind, in := range map[string][]byte{
-			"established": established, "opening": frame(ip4(), opening), "datagram": frame(ip6(), udp(portPlain)),
+	eachFamily(t, func(t *testing.T, ip func() gopacket.SerializableLayer) {
+		d := newPair(t)
+		of := func(port uint16, flags tcpFlags) []byte { return frame(ip(), tcp(port, portPlain, flags)) }
+		open, later := tcpFlags{syn: true}, tcpFlags{ack: true}
+		datagram := frame(ip(), udp(portPlain))
+		d.publish(everywhere(portPlain, xdplbSchedulerSCHEDULER_RR, real1)...)
+		for _, in := range [][]byte{of(1, open), of(1, later), of(2, open), of(3, open), of(3, later), of(4, open), of(4, later), datagram} {
+			d.run(in)
+		}
+		d.weigh(real1, 0)
+		d.publish(everywhere(portPlain, xdplbSchedulerSCHEDULER_RR, real2)...)
+		for _, step := range []struct {
+			name string
+			in   []byte
+			to   macAddr
+		}{
+			{"established", of(1, later), real1MAC},
+			{"datagram", datagram, real1MAC},
+			{"SYN sent again", of(2, open), real2MAC},
+			{"its answer", of(2, later), real2MAC},
+			{"SYN on an established connection", of(3, open), real2MAC},
+			{"its answer", of(3, later), real2MAC},
 		} {
-			if to := d.destination(t, in); to != real1MAC {
-				t.Errorf("slots %v, %s: to %x, want %x", slots, kind, to, real1MAC)
+			if to := d.destination(t, step.in); to != step.to {
+				t.Errorf("%s: to %x, want %x", step.name, to, step.to)
 			}
 		}
-	}
-	if reason, _, _ := d.explain(frame(ip4(), udp(portPlain))); reason != isNoBackend {
-		t.Errorf("new flow: reason %s, want %s", nameOf(reason), nameOf(isNoBackend))
-	}
+		d.publish(everywhere(portPlain, xdplbSchedulerSCHEDULER_RR)...)
+		for kind, in := range map[string][]byte{"established": of(1, later), "datagram": datagram} {
+			if to := d.destination(t, in); to != real1MAC {
+				t.Errorf("all quiesced, %s: to %x, want %x", kind, to, real1MAC)
+			}
+		}
+		for kind, in := range map[string][]byte{"new": of(9, open), "on an established connection": of(4, open)} {
+			if reason, _, _ := d.explain(in); reason != isNoBackend {
+				t.Errorf("all quiesced, SYN %s: %s, want %s", kind, nameOf(reason), nameOf(isNoBackend))
+			}
+		}
+	})
 }
 
 // TestBucketThatStaysLocked: what cannot be recorded is dropped, since its next packet might go elsewhere. Packets of

@@ -404,13 +404,6 @@ func TestTemplateOfTheOnlyBackend(t *testing.T) {
 	}
 }
 
-// weigh writes a backend's weight on both sides.
-func (d *rig) weigh(backend, weight uint32) {
-	for side := range uint32(sides) {
-		d.put("backend_info", side*backendRoom+backend, xdplbBackendColumns{Weight: weight, Family: 4})
-	}
-}
-
 // TestPersistenceOfEveryScheduler: the template decides first, and only for who has none the scheduler. Packets behind
 // the first look for their flow, with mh too.
 func TestPersistenceOfEveryScheduler(t *testing.T) {

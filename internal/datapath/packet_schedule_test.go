@@ -19,8 +19,7 @@ func (d *rig) addReals(n int) []uint32 {
 	var ids []uint32
 	for i := range n {
 		id := uint32(first + i)
-		d.setHop(id, xdplbNextHop{Mac: realMAC(i), Egress: egressHere})
-		d.setGeneration(id, generation(id))
+		d.addBackend(id, xdplbNextHop{Mac: realMAC(i), Egress: egressHere})
 		ids = append(ids, id)
 	}
 	return ids

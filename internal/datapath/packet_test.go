@@ -252,10 +252,25 @@ func newRig(tb testing.TB, change ...func(*ebpf.CollectionSpec)) *rig {
 		real1SmallMTU:      {Mac: real1MAC, Egress: egressSmallMTU},
 		realLocal:          {Egress: uint16(xdplbEgressIndexEGRESS_LOCAL)},
 	} {
-		d.setHop(id, hop)
-		d.setGeneration(id, generation(id))
+		d.addBackend(id, hop)
 	}
 	return d
+}
+
+// addBackend puts a backend in, of weight 1.
+func (d *rig) addBackend(id uint32, hop xdplbNextHop) {
+	d.tb.Helper()
+	d.setHop(id, hop)
+	d.setGeneration(id, generation(id))
+	d.weigh(id, 1)
+}
+
+// weigh writes a backend's weight on both sides.
+func (d *rig) weigh(backend, weight uint32) {
+	d.tb.Helper()
+	for side := range uint32(sides) {
+		d.put("backend_info", side*backendRoom+backend, xdplbBackendColumns{Weight: weight, Family: 4})
+	}
 }
 
 // reportTo makes another test the one that fails, until the function that it returns is called.
