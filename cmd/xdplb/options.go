@@ -11,7 +11,7 @@ import (
 
 const optionsHelp = `Flags of schedulers, as ipvsadm has them:
   sh-port, mh-port          hash the client's port too
-  sh-fallback, mh-fallback  take another backend if the hash's is quiesced or has reached its upper threshold
+  sh-fallback, mh-fallback  take another backend if the hash's has reached its upper threshold
 
 When a backend is removed from the service:
   reschedule  its connections' packets go to other backends, which do not know them and mostly reset them

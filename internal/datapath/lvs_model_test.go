@@ -138,7 +138,8 @@ func (s *lvsService) clone() *lvsService {
 	return &c
 }
 
-// schedule chooses for a new connection; nil: none. pair are the two that twos draws.
+// schedule chooses for a new connection; nil: none. pair are the two that twos draws, and the first is the one whose slot
+// the client has under sh and mh, without a flag.
 func (s *lvsService) schedule(now int64, pair [2]*lvsDest) *lvsDest {
 	switch s.scheduler {
 	case lb.RR:
@@ -168,6 +169,11 @@ func (s *lvsService) schedule(now int64, pair [2]*lvsDest) *lvsDest {
 		}
 		if pair[1].overhead()*pair[0].weight < pair[0].overhead()*pair[1].weight {
 			return pair[1]
+		}
+		return pair[0]
+	case lb.SH, lb.MH:
+		if pair[0].overloaded {
+			return nil
 		}
 		return pair[0]
 	case lb.DH:

@@ -38,10 +38,10 @@ func candidates(s *service) []candidate {
 }
 
 // leavesGaps says whether backends that take no flows have slots all the same, as they have in LVS. dh refuses those who
-// hash to one, sh with its flag takes another for them.
+// hash to one, sh takes another for them.
 func (s *service) leavesGaps() bool {
 	scheduler := lb.Scheduler(s.Scheduler)
-	return scheduler == lb.DH || scheduler == lb.SH && lb.SchedulerFlags(s.Flags)&lb.SHFallback != 0
+	return scheduler == lb.DH || scheduler == lb.SH
 }
 
 // onePacket is the flag of a service that schedules each datagram by itself, beside those of its scheduler.
@@ -110,8 +110,6 @@ func newShape(of *service, addrs []netip.Addr, weights []uint32) ([]int, error) 
 		return schedule.RoundRobin(weights), nil
 	case scheduler == lb.WRR || looksAtLoads(scheduler):
 		return schedule.Weighted(weights)
-	case scheduler == lb.SH && of.leavesGaps():
-		return schedule.SourceHashFallback(weights)
 	case scheduler == lb.SH:
 		return schedule.SourceHash(weights)
 	case scheduler == lb.MH:

@@ -81,9 +81,9 @@ const (
 	Flag2
 	Flag3
 
-	SHFallback = Flag1 // sh: another backend where the hashed one takes no flows
+	SHFallback = Flag1 // sh: another backend where the hashed one has reached its threshold
 	SHPort     = Flag2 // sh: hash the client's port too
-	MHFallback = Flag1 // mh: another backend where the hashed one takes no flows
+	MHFallback = Flag1 // mh: another backend where the hashed one has reached its threshold
 	MHPort     = Flag2 // mh: hash the client's port too
 )
 

@@ -4,8 +4,8 @@
 // of the backends' weights, and for Maglev of their addresses.
 //
 // A table is a slice of indexes into the backends as the caller lists them, which is by address, as in lb.Service; the
-// same set gives the same table on every director. A weight of 0 leaves a backend out: the caller gives 0 for a
-// backend that is quiesced or whose next hop is not known. Without any backend left the table is empty.
+// same set gives the same table on every director. A backend of weight 0 gets no flows: the caller gives 0 for one that is
+// quiesced or whose next hop is not known. Without any other backend the table is empty.
 //
 //	rr   RoundRobin       slot = connections so far % slots
 //	wrr  Weighted         slot = connections so far % slots
@@ -15,7 +15,7 @@
 //	dh   DestinationHash  one slot
 //
 // ovf looks at the backends in the order of Overflow. The other schedulers that look at the backends' loads have the slots
-// of wrr (lc of rr), which a service in flood mode uses, and from which twos draws; sh-fallback is SourceHashFallback.
+// of wrr (lc of rr), which a service in flood mode uses, and from which twos draws.
 package schedule
 
 import "fmt"

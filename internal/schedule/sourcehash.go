@@ -16,6 +16,11 @@ const (
 // already differ by 4 %. Here the length, a power of two, grows until there are 32 slots for each unit of the reduced
 // weights, which keeps shares exact to about 3 %, up to MaxSlots, where Weighted's rounding holds.
 //
+// As in LVS a backend of weight 0 has slots all the same, so that the others keep their clients; one unit of them, which
+// is what it had if all weights are equal. Who hashes to one of them goes to the backend of another slot, as with LVS's
+// flag sh-fallback: the search for it begins at a slot that a hash of the slot's number tells and goes on from there, so
+// that one backend's clients do not all come to the next one.
+//
 // The error: more than MaxSlots backends.
 func SourceHash(weights []uint32) ([]int, error) {
 	if _, err := eligible(weights); err != nil {
@@ -25,28 +30,21 @@ func SourceHash(weights []uint32) ([]int, error) {
 	if sum == 0 {
 		return nil, nil
 	}
+	for i, w := range reduced {
+		if w == 0 && len(weights) <= MaxSlots { // or there would be none for another
+			reduced[i] = 1
+			sum++
+		}
+	}
 	slots := uint32(minSourceHashSlots)
 	for slots < MaxSlots && uint64(slots) < slotsPerWeight*sum {
 		slots *= 2
 	}
-	return interleave(apportion(reduced, sum, slots)), nil
+	return fallBack(interleave(apportion(reduced, sum, slots)), weights), nil
 }
 
-// SourceHashFallback is the table of LVS's sh with the flag sh-fallback: a backend of weight 0 keeps its slots, as if its
-// weight were 1, so that the other backends keep their clients; and who hashes to one of them goes to the backend of
-// another slot. The search for it begins at a slot that a hash of the slot's number tells and goes on from there, as LVS
-// hashes again, so that one backend's clients do not all come to the next one.
-//
-// The error: more than MaxSlots backends.
-func SourceHashFallback(weights []uint32) ([]int, error) {
-	present := slices.Clone(weights)
-	for i, w := range present {
-		present[i] = max(w, 1)
-	}
-	table, err := SourceHash(present)
-	if err != nil || len(RoundRobin(weights)) == 0 {
-		return nil, err
-	}
+// fallBack gives the slots of backends of weight 0, which are not all, to the others.
+func fallBack(table []int, weights []uint32) []int {
 	fallen := slices.Clone(table)
 	for slot, owner := range table {
 		for at := mix(uint64(slot)); weights[owner] == 0; at++ {
@@ -54,5 +52,5 @@ func SourceHashFallback(weights []uint32) ([]int, error) {
 		}
 		fallen[slot] = owner
 	}
-	return fallen, nil
+	return fallen
 }

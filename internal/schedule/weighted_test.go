@@ -223,7 +223,6 @@ func TestSourceHash(t *testing.T) {
 		{"quiesced", []uint32{0, 0}, 0},
 		{"one", []uint32{9}, 256},
 		{"two", []uint32{1, 1}, 256},
-		{"one quiesced", []uint32{1, 0, 1}, 256},
 		{"common divisor", []uint32{300, 600}, 256},
 		{"nine", slices.Repeat([]uint32{1}, 9), 512},
 		{"hundred", slices.Repeat([]uint32{7}, 100), 4096},
@@ -252,19 +251,26 @@ func TestSourceHash(t *testing.T) {
 	}
 }
 
-// With sh-fallback a backend of weight 0 keeps its slots in the plan, and nobody else's clients move.
-func TestSourceHashFallback(t *testing.T) {
+// TestSourceHashOfQuiesced: clients of a quiesced backend are spread over the others, whose own do not move; not at all if
+// all weights were equal.
+func TestSourceHashOfQuiesced(t *testing.T) {
 	t.Parallel()
-	for _, weights := range [][]uint32{{1, 1, 1}, {1, 0, 1, 1, 0}, {3, 0, 1}, {0, 0, 7}, {1, 1, 0, 1, 1}} {
-		got, err := schedule.SourceHashFallback(weights)
+	for _, weights := range [][]uint32{{1, 1, 1}, {100, 0, 100, 100, 0}, {6, 0, 2}, {0, 0, 7}, {5, 5, 0, 5, 5}} {
+		got, err := schedule.SourceHash(weights)
 		if err != nil {
 			t.Fatal(err)
 		}
-		present := slices.Clone(weights)
-		for i, w := range weights {
-			present[i] = max(w, 1)
+		unit := uint32(0)
+		for _, w := range weights {
+			if w > 0 && (unit == 0 || w < unit) {
+				unit = w // of these weights, the divisor of all
+			}
 		}
-		plan, err := schedule.SourceHash(present)
+		before := slices.Clone(weights)
+		for i, w := range weights {
+			before[i] = max(w, unit)
+		}
+		plan, err := schedule.SourceHash(before)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -282,9 +288,6 @@ func TestSourceHashFallback(t *testing.T) {
 		if able := len(schedule.RoundRobin(weights)); able < len(weights) && len(takers) != able {
 			t.Errorf("%v: clients of quiesced backends go to %d others, want all %d", weights, len(takers), able)
 		}
-	}
-	if got, err := schedule.SourceHashFallback([]uint32{0, 0}); err != nil || len(got) != 0 {
-		t.Errorf("nobody takes flows: %v, %v", got, err)
 	}
 }
 
