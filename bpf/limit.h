@@ -4,7 +4,8 @@
  * has fewer than its lower one. LVS notes both when a connection is bound to a real server and when
  * one leaves it. Here who looks at a backend notes both: flows become more only by those who look.
  * What is more, a place is taken before a flow is recorded, so that two CPUs do not both take the last
- * one; but for clients with a template, who follow it beyond the limit, as in LVS.
+ * one. Flows of persistent services are counted when they are recorded: their clients follow their
+ * templates beyond the limit, as in LVS, and two new ones may take the last place.
  */
 #ifndef XDPLB_LIMIT_H
 #define XDPLB_LIMIT_H

@@ -47,7 +47,8 @@ Everything is applied at once. From then on, packets of an imported connection g
 but past LVS, and new connections are xdplb's. Everything else goes on through LVS, such as a connection to an rr or
 wrr service that LVS has opened meanwhile. To end the take-over, clear LVS: ipvsadm -C.
 
-A running LVS shows neither scheduler flags nor thresholds: if there are any, give --rules.`,
+A running LVS does not show scheduler flags: if there are any, give --rules. Thresholds and timeouts are in neither: set
+them again.`,
 		Example: `  xdplb attach eth0
   xdplb import ipvs --dry-run
   xdplb import ipvs && ipvsadm -C
