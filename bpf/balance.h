@@ -457,7 +457,9 @@ static __always_inline __u32 pick_in_turn(const struct service *service, struct 
 	__u32 id = search_slots(service, search, turn);
 	__u64 lost = id ? search->skipped : -1ULL;
 
-	if (lost) {
+	if (service->persistence) {
+		__sync_fetch_and_add(&cursor->chosen, lost);
+	} else if (lost) {
 		__sync_fetch_and_add(&cursor->next, lost);
 		__sync_fetch_and_add(&cursor->first, lost);
 	}

@@ -174,13 +174,20 @@ func TestLimitOfPersistentBackends(t *testing.T) {
 			home := d.destination(t, datagramOf(client4, 2000))
 			full := reals[slices.IndexFunc(reals, func(id uint32) bool { return realMAC(int(id-reals[0])) == home })]
 			d.setLimit(full, 1, 0)
+			shares := map[macAddr]int{}
 			for i := range others {
-				if action, out := d.run(datagramOf(address(i), 2000)); action == xdpTX && macAddr(out[:6]) == home {
-					t.Fatalf("client %d goes to the full backend", i)
+				if action, out := d.run(datagramOf(address(i), 2000)); action == xdpTX {
+					shares[macAddr(out[:6])]++
 				}
 				if to := d.destination(t, datagramOf(client4, uint16(3000+i))); to != home {
 					t.Fatalf("the full backend's client goes to %x, and to %x before", to, home)
 				}
+			}
+			if shares[home] > 0 {
+				t.Errorf("%d other clients go to the full backend", shares[home])
+			}
+			if inTurn := scheduler == lb.RR || scheduler == lb.WRR; inTurn && (len(shares) != 2 || shares[realMAC(1)] != others/2) {
+				t.Errorf("the other clients are shared as %v, want %d for each other backend", shares, others/2)
 			}
 		})
 	}
