@@ -121,7 +121,7 @@ func (env *environment) importIPVS(sources importSources, dryRun bool) error {
 	edit := func(state *lb.State) error { return mergeServices(state, services) }
 	switch {
 	case refused > 0 && !dryRun:
-		return fmt.Errorf("nothing is changed, as lines are refused: %d", refused)
+		return fmt.Errorf("nothing was changed; refused lines: %d", refused)
 	case dryRun:
 		return env.printPlan(edit, refused)
 	}
@@ -131,7 +131,7 @@ func (env *environment) importIPVS(sources importSources, dryRun bool) error {
 // printPlan prints what an import would change.
 func (env *environment) printPlan(edit func(*lb.State) error, refused int) error {
 	if refused > 0 {
-		return fmt.Errorf("nothing would be changed, as lines are refused: %d", refused)
+		return fmt.Errorf("nothing would be changed; refused lines: %d", refused)
 	}
 	plan, err := datapath.DryRun(env.pinDir, edit)
 	if err != nil {
