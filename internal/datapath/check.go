@@ -69,7 +69,7 @@ func checkFilesystem(pinDir string) error {
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("looking for a BPF filesystem at %s: %w", parent, err)
 	}
-	return &FilesystemError{PinDir: pinDir, PrivateMounts: hasPrivateMounts()}
+	return &FilesystemError{PinDir: pinDir, PrivateMounts: parent == Filesystem && hasPrivateMounts()}
 }
 
 // hasPrivateMounts says whether the process sees other mounts than the host, as the children of "ip netns exec" do. It

@@ -107,7 +107,7 @@ const Filesystem = "/sys/fs/bpf"
 // FilesystemError means that there is no BPF filesystem to keep the pins in.
 type FilesystemError struct {
 	PinDir        string // whose parent is not on one
-	PrivateMounts bool   // the process does not see the host's mounts
+	PrivateMounts bool   // it would be on the host's, and the process does not see the host's mounts
 }
 
 // Unmounted says whether what is missing is the host's BPF filesystem itself.
@@ -117,7 +117,7 @@ func (e *FilesystemError) Error() string {
 	switch {
 	case e.PrivateMounts:
 		return fmt.Sprintf("no BPF filesystem at %s: this process has mounts of its own, as under \"ip netns exec\", "+
-			"and pins made in them would vanish with it", filepath.Dir(e.PinDir))
+			"and pins made in them would vanish with it", Filesystem)
 	case e.Unmounted():
 		return "no BPF filesystem at " + Filesystem
 	case e.PinDir == Filesystem:
