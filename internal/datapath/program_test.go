@@ -236,9 +236,9 @@ func TestProgramKeepsConnectionsAsTablesGrow(t *testing.T) {
 		forgetFlows(t)
 		f.stay(t, when+", flows unknown")
 	}
-	set("60 backends", backends[:60], 8192)
-	set("203 backends", backends, 32768)
-	set("two backends again", first, 32768)
+	set("70 backends", backends[:70], 8192)
+	set("203 backends", backends, 16384)
+	set("two backends again", first, 16384)
 	pastSettling(t)
 	sweep(t)
 	if h := readHashed(t, key); h.service.Settles != 0 {
@@ -249,7 +249,7 @@ func TestProgramKeepsConnectionsAsTablesGrow(t *testing.T) {
 	for i := range backends[3:] {
 		backends[3+i].Weight = 0
 	}
-	set("quiesced ones, which count too", backends[:41], 8192)
+	set("quiesced ones, which count too", backends[:65], 8192)
 }
 
 func sweep(t testing.TB) {

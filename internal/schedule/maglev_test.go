@@ -42,7 +42,7 @@ func TestMaglevGolden(t *testing.T) {
 		table []int
 		want  uint64
 	}{
-		{"100 equal", maglev(t, addrs(100), equal(100)), 0x7dd4f4a0972463a5},
+		{"100 equal", maglev(t, addrs(100), equal(100)), 0xc5ceca64b1c513d5},
 		{"weighted", maglev(t, addrs(4), []uint32{1, 2, 0, 300}), 0x3918ccff399b5135},
 		{"IPv6", maglev(t, v6, []uint32{3, 2, 1}), 0x20db1d21412596ef},
 	} {
@@ -177,8 +177,8 @@ func TestMaglevDisruption(t *testing.T) {
 			after := maglev(t, fewer, slices.Delete(slices.Clone(tt.weights), gone, gone+1))
 			n := moved(all, after, list, fewer)
 			t.Logf("%s: without backend %d, %d slots of others moved (%.2f %%)", tt.name, gone, n, 100*float64(n)/float64(len(all)))
-			if n > len(all)*2/100 {
-				t.Errorf("%s: without backend %d, %d slots of others moved: more than 2 %%", tt.name, gone, n)
+			if n > len(all)*3/100 {
+				t.Errorf("%s: without backend %d, %d slots of others moved: more than 3 %%", tt.name, gone, n)
 			}
 		}
 	}
@@ -202,7 +202,7 @@ func TestMaglevQuiescedIsRemoved(t *testing.T) {
 func TestMaglevSlots(t *testing.T) {
 	t.Parallel()
 	for backends, want := range map[int]int{
-		0: 4096, 40: 4096, 41: 8192, 81: 8192, 82: 16384, 163: 16384, 164: 32768, 327: 32768, 328: 65536, 1 << 20: 65536,
+		0: 4096, 64: 4096, 65: 8192, 128: 8192, 129: 16384, 256: 16384, 257: 32768, 512: 32768, 513: 65536, 1 << 20: 65536,
 	} {
 		if got := schedule.MaglevSlots(backends); got != want {
 			t.Errorf("%d backends: %d slots, want %d", backends, got, want)
