@@ -32,17 +32,20 @@ func persistentLVS(t *testing.T, d *rig, at netip.AddrPort, protocol lb.Protocol
 // bothSend sends a datagram of a client through LVS and through the program, which must agree where it goes.
 func (w *lvsWorld) bothSend(t *testing.T, when string, client byte, port uint16) (to int) {
 	t.Helper()
-	in := frame(ip4(from4(persistentClient(client)), to4(w.at.Addr())), udpFrom(port, w.at.Port()))
-	to = w.real.send(in)
-	action, out := w.run(in)
-	got := -1
-	if action == xdpTX {
-		got = int(out[5])
-	}
+	to, got := w.sendBoth(frame(ip4(from4(persistentClient(client)), to4(w.at.Addr())), udpFrom(port, w.at.Port())))
 	if got != to {
 		t.Errorf("%s: client %d, port %d: xdplb sends it to %d, LVS to %d", when, client, port, got, to)
 	}
 	return to
+}
+
+// sendBoth returns the numbers of the real servers, -1 for none.
+func (w *lvsWorld) sendBoth(in []byte) (lvs, xdplb int) {
+	lvs = w.real.send(in)
+	if action, out := w.run(in); action == xdpTX {
+		return lvs, int(out[5])
+	}
+	return lvs, -1
 }
 
 func persistentClient(n byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 7, 0, n}) }
@@ -93,6 +96,58 @@ func TestRealLVSPersistence(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestRealLVSQuiesced compares where packets of connections and of clients go whose real server has weight 0, with LVS's
+// sysctls that say the same as xdplb does or can.
+func TestRealLVSQuiesced(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Command("/usr/sbin/ipvsadm"))
+	testenv.RequireLVS(t)
+	d := newRig(t, tableOf(8*flowBuckets, spillBuckets))
+	at := netip.AddrPortFrom(vip4, portPlain)
+	for _, tt := range []struct {
+		name, options, sysctl string
+		persists              uint32
+		syn, another          bool // go to the quiesced real server: a SYN of its connection again, and the client's next one
+	}{
+		{"not persistent", "", "expire_nodest_conn", 0, false, false},
+		{"persistent by /24", "-p 360 -M 255.255.255.0", "expire_nodest_conn", sixMinutes, true, true},
+		{"persistent, which ends", "-p 360", "expire_quiescent_template", sixMinutes | expiresQuiescent, false, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := persistentLVS(t, d, at, lb.TCP, "")
+			w.real.ipvsadm("-E %s -s rr %s", w.real.service, tt.options)
+			w.real.check(os.WriteFile("/proc/sys/net/ipv4/vs/expire_nodest_conn", []byte("1"), 0o644))
+			w.real.check(os.WriteFile("/proc/sys/net/ipv4/vs/"+tt.sysctl, []byte("1"), 0o644))
+			services := persistent(tt.persists, 24, 64, tcpService(at.String(), xdplbSchedulerSCHEDULER_RR, w.reals...))
+			d.publish(services...)
+			client := persistentClient(1)
+			send := func(client netip.Addr, port uint16, flags tcpFlags) (lvs, xdplb bool) {
+				to, got := w.sendBoth(frame(ip4(from4(client), to4(vip4)), tcp(port, portPlain, flags)))
+				return to == 0, got == 0
+			}
+			want := func(when string, want bool, client netip.Addr, port uint16, flags tcpFlags) {
+				t.Helper()
+				if lvs, xdplb := send(client, port, flags); lvs != want || xdplb != want {
+					t.Errorf("%s: to the first real server: LVS %v, xdplb %v, want %v", when, lvs, xdplb, want)
+				}
+			}
+			open, later := tcpFlags{syn: true}, tcpFlags{ack: true}
+			want("first", true, client, 2000, open)
+			want("first", true, client, 2000, later)
+			w.real.ipvsadm("%s", w.real.rule("-e", 0, 0))
+			d.weigh(w.reals[0], 0)
+			services[0].slots = w.reals[1:]
+			d.publish(services...)
+			want("established", true, client, 2000, later)
+			want("another connection", tt.another, client, 2001, open)
+			if tt.options != "-p 360" {
+				want("of its network", tt.another, persistentClient(2), 2000, open)
+			}
+			want("SYN again", tt.syn, client, 2000, open)
+			want("its answer", tt.syn, client, 2000, later)
+		})
+	}
 }
 
 // TestRealLVSFTP shows that LVS does what TestPorts and TestActiveFTP want of a persistent service of port 21.
