@@ -60,7 +60,7 @@ func TestRealLVSPersistence(t *testing.T) {
 	t.Run("thresholds", func(t *testing.T) {
 		w := persistentLVS(t, d, at, lb.UDP, "")
 		d.publish(persistent(sixMinutes, 32, 128, limitedService(t, lb.RR, 0, w.reals))...)
-		w.real.ipvsadm("-e %s -r %s -g -w 1 -x 3 -y 1", w.real.service, realAddr(0))
+		w.real.ipvsadm("%s", w.real.rule("-e", 0, &lvsDest{weight: 1, upper: 3, lower: 1}))
 		d.setLimit(w.reals[0], 3, 1)
 		for port := range uint16(5) {
 			if to := w.bothSend(t, "a client with a template", 1, 2000+port); to != 0 {
@@ -85,7 +85,7 @@ func TestRealLVSPersistence(t *testing.T) {
 			}
 		}
 		for i, id := range w.reals {
-			w.real.ipvsadm("%s", w.real.rule("-e", i, 0))
+			w.real.ipvsadm("%s", w.real.rule("-e", i, &lvsDest{}))
 			d.weigh(id, 0)
 		}
 		services[0].slots = nil
@@ -135,7 +135,7 @@ func TestRealLVSQuiesced(t *testing.T) {
 			open, later := tcpFlags{syn: true}, tcpFlags{ack: true}
 			want("first", true, client, 2000, open)
 			want("first", true, client, 2000, later)
-			w.real.ipvsadm("%s", w.real.rule("-e", 0, 0))
+			w.real.ipvsadm("%s", w.real.rule("-e", 0, &lvsDest{}))
 			d.weigh(w.reals[0], 0)
 			services[0].slots = w.reals[1:]
 			d.publish(services...)
