@@ -256,7 +256,8 @@ func (v statusView) programRows() [][]string {
 
 func (v statusView) flowRows() [][]string {
 	f, e := v.Flows, v.Flows.Evictions
-	floods := fmt.Sprintf("%d so far; a flood is more than %d new connections to one service within %.2f s", f.Floods, f.FloodRate, datapath.Tick.Seconds())
+	floods := fmt.Sprintf("%d so far, %d of them over; a flood is more than %d new connections to one service within %.2f s",
+		f.Floods, f.Floods-uint64(len(f.Flooded)), f.FloodRate, datapath.Tick.Seconds())
 	if len(f.Flooded) > 0 {
 		floods += "; now: " + strings.Join(f.Flooded, ", ")
 	}
