@@ -38,7 +38,7 @@ as it is read, so that even millions of connections need little memory.
 With --sweep, nothing is listed, but the entries of connections that have expired or whose backend was deleted are
 freed, and so are deleted backends whose connections were kept and are over. New connections take such entries as they
 need them, so this is not urgent. It also lets mh services go back to placing packets by the lookup table alone, once
-the longest timeout (fifteen minutes) has passed since their backends changed.`,
+the longest timeout (fifteen minutes unless set) has passed since their backends changed.`,
 		Example: `  xdplb connections -n
   xdplb connections --count
   xdplb connections -n --backend 192.168.60.8 --state ESTABLISHED

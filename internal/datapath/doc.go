@@ -87,8 +87,9 @@
 // A flow names its backend by 24 bits of id and 8 bits of the id's generation. Were one id given to 256 backends one
 // after the other while a flow of the first is remembered, that flow would be taken for one of the last. Ids are
 // therefore given away in the order of their generations, and there are at least 4,095: a flow's mark returns after a
-// million removals at the earliest, which at 20 ms each takes five hours, where flows that [Datapath.Sweep] looks after
-// are forgotten after fifteen minutes. Where a timeout of many hours is set, that holds for up to 15 removals a second.
+// million removals at the earliest, which at 20 ms each takes five hours. [Datapath.Sweep] forgets flows of removed
+// backends at once, whatever the timeouts are. Without it, a timeout of 15 minutes would allow a thousand removals a second, and
+// one of 31 days one in three seconds.
 //
 // # Draining backends
 //
