@@ -121,7 +121,7 @@ func (d *Datapath) adopt(epoch uint64, connections []Connection, after func(step
 		return done, fmt.Errorf("opening the flow table: %w", err)
 	}
 	defer table.close()
-	a := &adopter{d: d, table: table, after: after}
+	a := &adopter{d: d, table: table, templates: d.openTemplates(table), after: after}
 	for i := range strangers {
 		if err := a.adopt(&strangers[i], &done); err != nil {
 			return done, fmt.Errorf("connection of %s to %s: %w", strangers[i].Client, strangers[i].Service, err)

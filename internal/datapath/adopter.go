@@ -12,9 +12,10 @@ import (
 
 // adopter writes into the flow table.
 type adopter struct {
-	d     *Datapath
-	table *flowTable
-	after func(step string) error // called after each write; nil: nothing
+	d         *Datapath
+	table     *flowTable
+	templates *templates
+	after     func(step string) error // called after each write; nil: nothing
 }
 
 // adopt records one connection, as add_flow in flow.h does.

@@ -204,11 +204,10 @@ func (t *templates) call(in *ebpf.Map, key xdplbTemplateKey, hash flowHash) {
 
 // adoptTemplate puts a template in, unless the client has one.
 func (a *adopter) adoptTemplate(s *stranger, done *Adoption) error {
-	templates := a.d.openTemplates(a.table)
 	service, key := s.owner.service, s.owner.service.templateKey(s.Client.Addr())
-	for _, in := range []*ebpf.Map{templates.kept, templates.fresh} {
+	for _, in := range []*ebpf.Map{a.templates.kept, a.templates.fresh} {
 		var known xdplbTemplate
-		if in.Lookup(key, &known) == nil && templates.isLive(known) {
+		if in.Lookup(key, &known) == nil && a.templates.isLive(known) {
 			done.Known++
 			return nil
 		}
@@ -216,7 +215,7 @@ func (a *adopter) adoptTemplate(s *stranger, done *Adoption) error {
 	template := xdplbTemplate{
 		Target: a.table.targets[s.owner.backend.id], Expires: a.table.now + uint32(s.Left>>tickShift) + 1, Service: service.Id,
 	}
-	switch err := templates.kept.Put(key, template); {
+	switch err := a.templates.kept.Put(key, template); {
 	case errors.Is(err, unix.E2BIG):
 		done.NoRoom++
 	case err != nil:
