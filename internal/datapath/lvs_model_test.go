@@ -195,7 +195,11 @@ func (s *lvsService) roundRobin() *lvsDest {
 }
 
 func (s *lvsService) weightedRoundRobin() *lvsDest {
-	if s.highest == 0 || !slices.ContainsFunc(s.dests, (*lvsDest).takes) {
+	if s.highest == 0 {
+		return nil
+	}
+	if !slices.ContainsFunc(s.dests, (*lvsDest).takes) {
+		s.giveUp()
 		return nil
 	}
 	for {
@@ -209,6 +213,13 @@ func (s *lvsService) weightedRoundRobin() *lvsDest {
 		if d := s.dests[s.position]; d.weight >= s.threshold && !d.overloaded {
 			return d
 		}
+	}
+}
+
+// giveUp is for wrr when all are full: it begins anew, unless its last round in the cycle is under way.
+func (s *lvsService) giveUp() {
+	if s.position < 0 || s.threshold > s.divisor {
+		s.position, s.threshold = -1, s.highest
 	}
 }
 

@@ -236,7 +236,9 @@ func (w *lvsWorld) publish() {
 	}
 }
 
-// align lets the program go on where LVS does. After a change both go through the same cycle, but may begin anywhere.
+// align lets the program go on where LVS does. After a change both go through the same cycle, but may begin anywhere; and
+// when all are full, LVS's wrr begins its cycle anew, which gives who comes first more than their share, where the program
+// goes on.
 func (w *lvsWorld) align(slots []uint32) {
 	if len(slots) == 0 {
 		return
@@ -327,6 +329,9 @@ func (w *lvsWorld) connect(t *testing.T, number int) string {
 	}
 	w.compareReal(w.packet(number, tcpFlags{syn: true}), want)
 	action, out := w.run(w.packet(number, tcpFlags{syn: true}))
+	if want == nil && w.service.scheduler == lb.WRR {
+		w.align(w.table)
+	}
 	switch got := macAddr(out[:6]); {
 	case want == nil && action != xdpPass:
 		t.Errorf("verdict %d, to %x: LVS has nobody for it", action, got)
