@@ -140,13 +140,29 @@ static __always_inline __u64 take_turn(struct cursor *cursor, __u32 now)
 	return turn;
 }
 
-/* Where a packet goes by its hash alone: in flood mode, and after it. tag: a hash of the flow. */
+/*
+ * The slot that a hash tells, for packets that go by it alone: in flood mode, and after it. Of
+ * handshakes that a change of backends meets, few may go elsewhere: so the slots are Maglev's, but for
+ * schedulers that have a hash of their own. A function of its own, for the stack's sake.
+ */
+__attribute__((noinline)) __u32 slot_of_hash(const struct service *service, __u32 hash)
+{
+	__u32 slot;
+
+	if (!service)
+		return 0;
+	if (service->flood_bits)
+		slot = service->slots + ((__u64)hash << service->flood_bits >> 32);
+	else
+		slot = (__u64)hash * service->slots >> 32;
+	return slot_of(service->table, slot);
+}
+
+/* That of a packet. tag: a hash of the flow. */
 static __always_inline __u32 hashed_slot(const struct packet *p, struct family family,
 					 const struct service *service, __u32 tag)
 {
-	if (is_hashing(service))
-		return client_slot(p, family, service);
-	return (__u64)tag * service->slots >> 32;
+	return slot_of_hash(service, is_hashing(service) ? hash_client(p, family, service) : tag);
 }
 
 /*
@@ -195,7 +211,7 @@ static __always_inline enum reason reckon(const struct packet *p, struct family 
 					  const struct service *service, __u32 tag,
 					  target_t *target)
 {
-	__u32 id = slot_of(service->table, hashed_slot(p, family, service, tag)), before = 0;
+	__u32 id = hashed_slot(p, family, service, tag), before = 0;
 
 	/* flows of an unsettled slot that have no entry are older than its change */
 	if (id & SLOT_UNSETTLED && service->previous)

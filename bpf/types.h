@@ -198,10 +198,16 @@ struct port_range {
 #define SERVICE_KEY_IP6 (1ULL << 63)
 
 struct service {
-	__u32 id;	 /* index of cursors; stays with the service for its life. 0: none */
-	__u32 table;	 /* where its lookup table begins: a slot of tables, 0: none */
-	__u32 slots;	 /* of that table, 0: no backend takes new flows */
-	__u32 scheduler; /* enum scheduler */
+	__u32 id;	/* index of cursors; stays with the service for its life. 0: none */
+	__u32 table;	/* where its lookup table begins: a slot of tables, 0: none */
+	__u32 slots;	/* of that table, 0: no backend takes new flows */
+	__u8 scheduler; /* enum scheduler */
+	/*
+	 * rr, wrr: behind the slots, of which they take turns, follow 2^flood_bits of a Maglev table, for
+	 * floods. Else 0: floods are placed by the slots.
+	 */
+	__u8 flood_bits;
+	__u8 zero[2];
 	/* mh: where the backends begin that unsettled slots had before, as many; 0: no slot had one */
 	__u32 previous;
 	__u32 settles;	  /* user only; mh: tick from which on unsettled slots may settle */
@@ -213,7 +219,7 @@ struct service {
 	 * Where the table begins of those who are chosen from by load, as pairs (struct member): the
 	 * first slot of a struct slots. 0: neither does the scheduler look at loads, nor is there a
 	 * limit. Such a service's flows are counted; where the scheduler looks at loads, its slots
-	 * are for floods.
+	 * are a Maglev table, for floods.
 	 */
 	__u32 members;
 	__u32 member_count; /* pairs in that table */

@@ -228,8 +228,7 @@ static __always_inline __u32 flood_backend(const struct packet *p, struct family
 
 	if (!is_flooded(cursor, now) || !service->slots)
 		return 0;
-	id = slot_of(service->table,
-		     hashed_slot(p, family, service, flood_tag(p, family, service, hash)));
+	id = hashed_slot(p, family, service, flood_tag(p, family, service, hash));
 	/* what an unsettled slot has not recorded is taken for its previous backend's */
 	if (id & SLOT_UNSETTLED || (service->limited && is_full(id, flows_of(id))))
 		return 0;

@@ -235,7 +235,9 @@ type drivenService struct {
 	Id          uint32
 	Table       uint32
 	Slots       uint32
-	Scheduler   uint32
+	Scheduler   uint8
+	FloodBits   uint8
+	Zero        [2]uint8
 	Previous    uint32
 	Settles     uint32
 	Address     [16]uint8

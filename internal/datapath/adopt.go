@@ -138,7 +138,7 @@ func (d *Datapath) unsettle(strangers []stranger, settling uint32) error {
 	}
 	for _, s := range strangers {
 		service := s.owner.service
-		if service.Scheduler != uint32(lb.MH) || service.Slots == 0 || s.IsTemplate() {
+		if service.Scheduler != uint8(lb.MH) || service.Slots == 0 || s.IsTemplate() {
 			continue
 		}
 		slots, err := d.slots.slots(service.Table, service.Slots)

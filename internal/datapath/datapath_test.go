@@ -388,7 +388,7 @@ func checkTables(t testing.TB) {
 			checkSlot(t, d, s, want)
 			continue
 		}
-		if s.Slots > 0 && len(want) == 0 && s.Scheduler == uint32(lb.MH) {
+		if s.Slots > 0 && len(want) == 0 && s.Scheduler == uint8(lb.MH) {
 			want[0] = true // every slot has flows yet, and nobody takes new ones
 		} else if (s.Slots > 0) != (len(want) > 0) {
 			t.Errorf("%s: %d slots for %d backends", key, s.Slots, len(want))
@@ -396,15 +396,21 @@ func checkTables(t testing.TB) {
 		if s.Slots == 0 {
 			continue
 		}
-		slots, err := d.slots.slots(s.Table, s.Slots)
+		slots, err := d.slots.slots(s.Table, s.tableSlots())
 		if err != nil {
 			t.Fatalf("%s: table %d: %v", key, s.Table, err)
 		}
-		for _, slot := range slots {
-			got[slot&^unsettled] = true
+		if forFloods := len(slots) > int(s.Slots); forFloods != takesTurns(scheduler) {
+			t.Errorf("%s: has a table for floods alone: %v", key, forFloods)
 		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("%s: backends in the table (-want +got):\n%s", key, diff)
+		for _, part := range [][]uint32{slots[:s.Slots], slots[s.Slots:]} {
+			clear(got)
+			for _, slot := range part {
+				got[slot&^unsettled] = true
+			}
+			if diff := cmp.Diff(want, got); len(part) > 0 && diff != "" {
+				t.Errorf("%s: backends in the table (-want +got):\n%s", key, diff)
+			}
 		}
 	}
 }
@@ -412,7 +418,7 @@ func checkTables(t testing.TB) {
 // checkSlot wants one slot, of one of the backends. dh may have none.
 func checkSlot(t testing.TB, d *Datapath, s *service, backends map[uint32]bool) {
 	t.Helper()
-	if s.Slots == 0 && (len(backends) == 0 || s.Scheduler == uint32(lb.DH)) {
+	if s.Slots == 0 && (len(backends) == 0 || s.Scheduler == uint8(lb.DH)) {
 		return
 	}
 	slots, err := d.slots.slots(s.Table, s.Slots)
@@ -442,7 +448,7 @@ func checkMembers(t testing.TB, d *Datapath, s *service, backends map[uint32]boo
 	pairs = pairs[:2*s.MemberCount]
 	want, got := make(map[uint32]uint32), make(map[uint32]uint32)
 	for _, b := range s.backends {
-		if rr := s.Scheduler == uint32(lb.LC) || s.Scheduler == uint32(lb.RR); rr && backends[b.id] {
+		if rr := s.Scheduler == uint8(lb.LC) || s.Scheduler == uint8(lb.RR); rr && backends[b.id] {
 			want[b.id] = 1
 		} else if backends[b.id] {
 			want[b.id] = b.Weight

@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -49,18 +50,28 @@ func (d *rig) flood(t *testing.T, first, n int) {
 	}
 }
 
-// hashed is the real server that a flow of rr gets in flood mode.
-func (d *rig) hashed(client netip.AddrPort, reals int) macAddr {
+// hashed is the real server that a flow gets in flood mode, of those in a table.
+func (d *rig) hashed(client netip.AddrPort, slots []uint32) macAddr {
 	hash := d.hashOf(client, service4, unix.IPPROTO_TCP)
-	return realMAC(int(uint64(hash.tag) * uint64(reals) >> 32))
+	return realMAC(int(slots[uint64(hash.tag)*uint64(len(slots))>>32]) - 100)
+}
+
+// takingTurns is a service of rr with a table for floods, in which each real server stands three times and more.
+func takingTurns(reals []uint32) virtual {
+	s := tcpService("172.10.0.9:80", xdplbSchedulerSCHEDULER_RR, reals...)
+	for i := range 32 {
+		s.flood = append(s.flood, reals[i*i*i%len(reals)])
+	}
+	return s
 }
 
 func TestFloodMode(t *testing.T) {
 	t.Parallel()
 	const rate, reals, service = 20, 8, 1
 	d := newRig(t, floodAt(rate))
+	turns := takingTurns(d.addReals(reals))
 	d.publish(
-		tcpService("172.10.0.9:80", xdplbSchedulerSCHEDULER_RR, d.addReals(reals)...),
+		turns,
 		udpService("172.10.0.9:80", xdplbSchedulerSCHEDULER_RR, real1),
 		tcpService("[fd00:172::9]:80", xdplbSchedulerSCHEDULER_RR, real1),
 	)
@@ -83,7 +94,7 @@ func TestFloodMode(t *testing.T) {
 
 	for i := 100; i < 100+5*rate; i++ {
 		client := clientNumber(i)
-		if to, want := d.destination(t, opening.of(client)), d.hashed(client, reals); to != want {
+		if to, want := d.destination(t, opening.of(client)), d.hashed(client, turns.flood); to != want {
 			t.Fatalf("SYN %d: to %x, want %x", i, to, want)
 		}
 	}
@@ -99,7 +110,7 @@ func TestFloodMode(t *testing.T) {
 	for i := 100; i < 100+rate; i++ {
 		client := clientNumber(i)
 		for range 2 {
-			if to, want := d.destination(t, later.of(client)), d.hashed(client, reals); to != want {
+			if to, want := d.destination(t, later.of(client)), d.hashed(client, turns.flood); to != want {
 				t.Fatalf("ACK %d: to %x, want %x", i, to, want)
 			}
 		}
@@ -115,7 +126,7 @@ func TestFloodMode(t *testing.T) {
 	// a SYN from before the flood that is sent again, as it is for some seconds, has an entry already
 	again := clientNumber(0)
 	recordedTo := realMAC(int(d.find(d.hashOf(again, service4, unix.IPPROTO_TCP)).backend()) - 100)
-	if d.hashed(again, reals) == recordedTo {
+	if d.hashed(again, turns.flood) == recordedTo {
 		again = clientNumber(1) // the hash would send it to the same
 		recordedTo = realMAC(int(d.find(d.hashOf(again, service4, unix.IPPROTO_TCP)).backend()) - 100)
 	}
@@ -125,7 +136,7 @@ func TestFloodMode(t *testing.T) {
 	c := d.cursor(service)
 	c.FloodSince = now - 9
 	d.put("cursors", uint32(service), c)
-	if to, want := d.destination(t, opening.of(again)), d.hashed(again, reals); to != want {
+	if to, want := d.destination(t, opening.of(again)), d.hashed(again, turns.flood); to != want {
 		t.Errorf("the same long into the flood: to %x, want %x", to, want)
 	}
 
@@ -154,7 +165,8 @@ func TestFloodEnds(t *testing.T) {
 	t.Parallel()
 	const rate, reals, service = 20, 8, 1
 	d := newRig(t, floodAt(rate))
-	d.publish(tcpService("172.10.0.9:80", xdplbSchedulerSCHEDULER_RR, d.addReals(reals)...))
+	turns := takingTurns(d.addReals(reals))
+	d.publish(turns)
 	opening, later := templateOf(tcpFlags{syn: true}, portPlain), templateOf(tcpFlags{ack: true}, portPlain)
 	for _, c := range []struct {
 		name     string
@@ -179,8 +191,8 @@ func TestFloodEnds(t *testing.T) {
 		reason, _, out := d.explain(later.of(stray))
 		if got := reason == isTX; got != c.reckoned || (!got && reason != isNoConnection) {
 			t.Errorf("%s: ACK of no flow: reason %s", c.name, nameOf(reason))
-		} else if got && macAddr(out[:6]) != d.hashed(stray, reals) {
-			t.Errorf("%s: ACK of no flow to %x, want %x", c.name, out[:6], d.hashed(stray, reals))
+		} else if got && macAddr(out[:6]) != d.hashed(stray, turns.flood) {
+			t.Errorf("%s: ACK of no flow to %x, want %x", c.name, out[:6], d.hashed(stray, turns.flood))
 		}
 		if got := d.find(d.hashOf(stray, service4, unix.IPPROTO_TCP)) != nil; got != c.reckoned {
 			t.Errorf("%s: ACK of no flow recorded: %v, want %v", c.name, got, c.reckoned)
@@ -195,6 +207,72 @@ func TestFloodEnds(t *testing.T) {
 	d.put("cursors", uint32(service), xdplbCursor{FloodUntil: now}) // as 0 is near the host's start
 	if reason, _, _ := d.explain(later.of(clientNumber(999))); reason != isNoConnection {
 		t.Errorf("never flooded: ACK of no flow: reason %s", nameOf(reason))
+	}
+}
+
+// TestFloodDuringChange: of the handshakes of a flood that are under way while a backend comes or goes, few fail.
+func TestFloodDuringChange(t *testing.T) {
+	const clients, backends, rate = 500, 10, 5
+	capacity := small
+	capacity.FloodRate = rate
+	for _, scheduler := range []lb.Scheduler{lb.RR, lb.WRR, lb.LC, lb.SED, lb.OVF, lb.TWOS, lb.LBLCR, lb.MH} {
+		t.Run(scheduler.String(), func(t *testing.T) {
+			attachment := director(t, capacity)
+			backend := func(n int) lb.Backend {
+				hop := lb.NextHop{MAC: [6]byte{2, 0, 0, 0, 1, byte(n)}, Ifindex: attachment.Ifindex}
+				return lb.Backend{Addr: address(false, 2, n), Weight: 1 + uint32(n%3), Hop: hop}
+			}
+			service := lb.Service{ServiceKey: lb.ServiceKey{Addr: service4, Protocol: lb.TCP}, Scheduler: scheduler}
+			for n := range backends {
+				service.Backends = append(service.Backends, backend(n))
+			}
+			var d *Datapath
+			publish := func() {
+				t.Helper()
+				if d != nil {
+					d.Close()
+				}
+				mustChange(t, func(s *lb.State) error { s.Services = []lb.Service{service}; return nil })
+				var err error
+				if d, err = Open(pinDir); err != nil {
+					t.Fatal(err)
+				}
+			}
+			send := func(n int, flags layers.TCP) [6]byte {
+				t.Helper()
+				return d.send(t, attachment.Ifindex, frameTo(t, attachment.MAC, clientNumber(n), service4, flags))
+			}
+			publish()
+			defer func() { d.Close() }()
+			earlyTick(t)
+			for n := range 2 * rate {
+				send(n, layers.TCP{SYN: true})
+			}
+			var first [clients][6]byte
+			for n := range first {
+				first[n] = send(100+n, layers.TCP{SYN: true})
+			}
+			gone := service.Backends[3].Hop.MAC
+			service.Backends = append(slices.Delete(service.Backends, 3, 4), backend(backends))
+			publish()
+			stay, move := 0, 0
+			for n := range first {
+				switch {
+				case first[n] == gone:
+				case send(100+n, layers.TCP{ACK: true}) == first[n]:
+					stay++
+				default:
+					move++
+				}
+			}
+			// the new one takes a tenth or two, which nothing can help
+			if move > (stay+move)/4 {
+				t.Errorf("%d handshakes moved, %d did not", move, stay)
+			}
+			if status, err := d.Status(); err != nil || status.Flows.Floods == 0 {
+				t.Errorf("%+v, %v: this test shows nothing", status.Flows, err)
+			}
+		})
 	}
 }
 
@@ -275,10 +353,11 @@ func TestFloodOverStaleEntry(t *testing.T) {
 		d.put("cursors", uint32(1), xdplbCursor{Next: 3, FloodSince: nowTicks(t), FloodUntil: nowTicks(t) + 20, Floods: 1})
 	}
 
-	d.publish(tcpService("172.10.0.9:80", xdplbSchedulerSCHEDULER_RR, d.addReals(reals)...))
+	turns := takingTurns(d.addReals(reals))
+	d.publish(turns)
 	leave()
 	for i, in := range [][]byte{opening, later, later} {
-		if to, want := d.destination(t, in), d.hashed(client, reals); to != want {
+		if to, want := d.destination(t, in), d.hashed(client, turns.flood); to != want {
 			t.Errorf("rr, packet %d: to %x, want %x", i, to, want)
 		}
 	}

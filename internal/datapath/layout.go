@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math/bits"
 	"slices"
 	"sync"
 
@@ -322,7 +323,7 @@ func (p *planner) addService(wanted *lb.Service) (err error) {
 	}
 	now := &service{backends: make([]*backend, 0, len(wanted.Backends))}
 	now.setKey(wanted.ServiceKey)
-	now.Scheduler, now.Flags, now.Era = uint32(wanted.Scheduler), serviceFlags(wanted), uint32(p.live.epoch+1)
+	now.Scheduler, now.Flags, now.Era = uint8(wanted.Scheduler), serviceFlags(wanted), uint32(p.live.epoch+1)
 	now.setPersistence(wanted.Persistence)
 	if was != nil && was.Scheduler == now.Scheduler {
 		now.Era = was.Era
@@ -356,7 +357,7 @@ func (p *planner) addService(wanted *lb.Service) (err error) {
 		return fmt.Errorf("service %s: %w", wanted.ServiceKey, err)
 	}
 	now.Settled = 0
-	if now.Scheduler == uint32(lb.MH) && now.Slots > 0 && !now.isPersistent() && now.Limited == 0 {
+	if now.Scheduler == uint8(lb.MH) && now.Slots > 0 && !now.isPersistent() && now.Limited == 0 {
 		now.Settled = 1
 	}
 	if was != nil {
@@ -398,55 +399,69 @@ func (p *planner) addTable(was, now *service) error {
 	list := candidates(now)
 	same := was != nil && was.Scheduler == now.Scheduler && was.Flags == now.Flags && was.Limited == now.Limited &&
 		was.isPersistent() == now.isPersistent()
-	if same && now.Scheduler == uint32(lb.MH) {
-		same = was.maglevSlots() == now.maglevSlots()
-	}
+	same = same && was.maglevSlots() == now.maglevSlots()
 	if same && slices.Equal(list, candidates(was)) && !forgets(was, now) {
-		now.Table, now.Slots, now.Previous, now.Settles = was.Table, was.Slots, was.Previous, was.Settles
+		now.Table, now.Slots, now.FloodBits = was.Table, was.Slots, was.FloodBits
+		now.Previous, now.Settles = was.Previous, was.Settles
 		now.Members, now.MemberCount = was.Members, was.MemberCount
 		return nil
 	}
-	if now.Scheduler == uint32(lb.MH) && now.isCounted() && len(list) > 0 {
-		if err := p.addMembers(now, list, members(now, list, nil)); err != nil {
+	if now.isCounted() {
+		if err := p.addMembers(now, list); err != nil {
 			return err
 		}
 	}
-	if now.Scheduler == uint32(lb.MH) && was != nil {
+	switch scheduler := lb.Scheduler(now.Scheduler); {
+	case scheduler == lb.MH && was != nil:
 		return p.succeed(was, now, list)
-	}
-	if len(list) == 0 {
+	case len(list) == 0:
 		return nil
-	}
-	if now.Scheduler == uint32(lb.MH) && len(list) <= schedule.MaxSlots {
+	case scheduler == lb.MH || looksAtLoads(scheduler):
 		return p.addMaglev(now, list)
+	default:
+		return p.addShape(now, list)
 	}
+}
+
+// addMaglev plans the table of a service that has Maglev's alone. Its shape takes longer than all the rest of the plan; it
+// is made when the table is written.
+func (p *planner) addMaglev(now *service, list []candidate) (err error) {
+	later := p.shapes.later(now, list)
+	if len(list) > schedule.MaxSlots {
+		_, err = later() // says so
+		return err
+	}
+	now.Slots = now.maglevSlots()
+	now.Table, err = p.newTable(now.Slots, lineSlots, func(slots []uint32) error {
+		return fillLater(slots, list, later)
+	})
+	return err
+}
+
+// addShape plans the table of any other service, and behind its slots a Maglev table if only floods need one.
+func (p *planner) addShape(now *service, list []candidate) error {
 	shape, err := p.shapes.shape(now, list)
 	if err != nil || len(shape) == 0 {
 		return err
 	}
 	now.Slots = uint32(len(shape))
-	now.Table, err = p.newTable(now.Slots, alignment(now.Slots), func(slots []uint32) error {
-		fillSlots(slots, list, shape)
-		return nil
-	})
-	if err != nil || !now.isCounted() {
-		return err
+	forFloods := func() ([]int, error) { return nil, nil }
+	if takesTurns(lb.Scheduler(now.Scheduler)) && len(list) <= schedule.MaxSlots {
+		now.FloodBits = uint8(bits.TrailingZeros32(now.maglevSlots()))
+		forFloods = p.shapes.maglev(list, now.maglevSlots())
 	}
-	return p.addMembers(now, list, members(now, list, shape))
+	now.Table, err = p.newTable(now.tableSlots(), alignment(now.Slots), func(slots []uint32) error {
+		fillSlots(slots, list, shape)
+		return fillLater(slots[now.Slots:], list, forFloods)
+	})
+	return err
 }
 
-// addMaglev plans the table of an mh service that is new. Its shape takes longer than all the rest of the plan; it is made
-// when the table is written.
-func (p *planner) addMaglev(now *service, list []candidate) (err error) {
-	later := p.shapes.later(now, list)
-	now.Slots = now.maglevSlots()
-	now.Table, err = p.newTable(now.Slots, lineSlots, func(slots []uint32) error {
-		shape, err := later()
-		if err == nil {
-			fillSlots(slots, list, shape)
-		}
-		return err
-	})
+func fillLater(slots []uint32, list []candidate, later func() ([]int, error)) error {
+	shape, err := later()
+	if err == nil {
+		fillSlots(slots, list, shape)
+	}
 	return err
 }
 
@@ -457,7 +472,11 @@ func fillSlots(slots []uint32, list []candidate, shape []int) {
 }
 
 // addMembers plans the table of those who are chosen from by load (struct member).
-func (p *planner) addMembers(now *service, list []candidate, members []int) (err error) {
+func (p *planner) addMembers(now *service, list []candidate) error {
+	members, err := members(now, list)
+	if err != nil || len(members) == 0 {
+		return err
+	}
 	now.MemberCount = uint32(len(members))
 	now.Members, err = p.newTable(memberSlots(now.MemberCount), uint64(slotsEach), func(slots []uint32) error {
 		clear(slots)

@@ -203,7 +203,7 @@ func (w *lvsWorld) setWeight(d *lvsDest, weight int64) string {
 func (w *lvsWorld) publish() {
 	s := &service{}
 	s.setKey(lb.ServiceKey{Addr: w.at, Protocol: w.protocol})
-	s.Scheduler = uint32(w.service.scheduler)
+	s.Scheduler = uint8(w.service.scheduler)
 	if w.limited {
 		s.Limited = 1
 	}
@@ -225,7 +225,7 @@ func (w *lvsWorld) publish() {
 		v.slots = append(v.slots, list[i].id)
 	}
 	if s.isCounted() && len(shape) > 0 {
-		for _, i := range members(s, list, shape) {
+		for _, i := range mustMembers(w.tb, s, list) {
 			v.members = append(v.members, list[i].id, list[i].weight)
 		}
 	}

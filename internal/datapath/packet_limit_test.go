@@ -22,7 +22,7 @@ func limitedService(t testing.TB, scheduler lb.Scheduler, flags lb.SchedulerFlag
 	t.Helper()
 	s := &service{}
 	s.setKey(lb.ServiceKey{Addr: netip.AddrPortFrom(vip4, portPlain), Protocol: lb.UDP})
-	s.Scheduler, s.Flags, s.Limited = uint32(scheduler), uint8(flags), 1
+	s.Scheduler, s.Flags, s.Limited = uint8(scheduler), uint8(flags), 1
 	for i, id := range reals {
 		b := &backend{id: id, listed: true}
 		b.Addr, b.Weight = netip.AddrFrom4([4]byte{192, 168, 60, byte(i)}), 1
@@ -38,10 +38,19 @@ func limitedService(t testing.TB, scheduler lb.Scheduler, flags lb.SchedulerFlag
 	for _, i := range shape {
 		v.slots = append(v.slots, list[i].id)
 	}
-	for _, i := range members(s, list, shape) {
+	for _, i := range mustMembers(t, s, list) {
 		v.members = append(v.members, list[i].id, list[i].weight)
 	}
 	return v
+}
+
+func mustMembers(t testing.TB, of *service, list []candidate) []int {
+	t.Helper()
+	all, err := members(of, list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
 }
 
 // TestLimitOfHashedBackends: whom the client's hash, or dh's bucket, sends to a backend that has reached its limit is

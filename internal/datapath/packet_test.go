@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"encoding/binary"
+	"math/bits"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -337,6 +338,7 @@ type virtual struct {
 	scheduler xdplbScheduler
 	slots     []uint32 // may have the bit SLOT_UNSETTLED
 	previous  []uint32 // mh: what the unsettled slots had before, as long as slots
+	flood     []uint32 // what follows the slots, a power of two of them; none: floods go by the slots
 	members   []uint32 // who is chosen from by load: backend, weight, backend, weight, ...
 	flags     lb.SchedulerFlags
 	era       uint32
@@ -382,10 +384,13 @@ func (d *rig) prepare(services ...virtual) {
 	keys, allPorts := map[uint64]uint32{}, uint64(0)
 	for i, s := range services {
 		value := xdplbService{
-			Id: s.id, Table: tables[i], Slots: uint32(len(s.slots)), Scheduler: uint32(s.scheduler),
+			Id: s.id, Table: tables[i], Slots: uint32(len(s.slots)), Scheduler: uint8(s.scheduler),
 			Previous: previous[i], Members: members[i], MemberCount: uint32(len(s.members) / 2), Era: s.era,
 			Flags: uint8(s.flags), Port: htons(s.at.Port()), Protocol: s.protocol, Family: 6, Persistence: s.persists,
 			Prefix: s.prefix,
+		}
+		if len(s.flood) > 0 {
+			value.FloodBits = uint8(bits.TrailingZeros(uint(len(s.flood))))
 		}
 		if s.scheduler == xdplbSchedulerSCHEDULER_MH && len(s.slots) > 0 && s.persists == 0 && !s.limited {
 			value.Settled = 1
@@ -488,7 +493,7 @@ func (d *rig) addTables(services []virtual) (live, previous, members []uint32) {
 		return at
 	}
 	for _, s := range services {
-		live, previous = append(live, add(s.slots)), append(previous, add(s.previous))
+		live, previous = append(live, add(slices.Concat(s.slots, s.flood))), append(previous, add(s.previous))
 		members = append(members, add(s.members))
 	}
 	return live, previous, members

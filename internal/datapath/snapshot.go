@@ -46,7 +46,7 @@ func findBackend(list []*backend, addr netip.Addr) *backend {
 
 // is says whether the service is as wanted, to the last backend, and so are the tables.
 func (s *service) is(wanted *lb.Service) bool {
-	if s.ports != wanted.Ports || s.Scheduler != uint32(wanted.Scheduler) || s.Flags&^havePeers != serviceFlags(wanted) ||
+	if s.ports != wanted.Ports || s.Scheduler != uint8(wanted.Scheduler) || s.Flags&^havePeers != serviceFlags(wanted) ||
 		s.persistence() != wanted.Persistence || len(s.backends) != len(wanted.Backends) {
 		return false
 	}

@@ -26,13 +26,21 @@ type extent struct{ start, end uint64 }
 func (s *xdplbService) extents() []extent {
 	var list []extent
 	for _, table := range []struct{ at, slots uint32 }{
-		{s.Table, s.Slots}, {s.Previous, s.Slots}, {s.Members, memberSlots(s.MemberCount)},
+		{s.Table, s.tableSlots()}, {s.Previous, s.Slots}, {s.Members, memberSlots(s.MemberCount)},
 	} {
 		if table.at != noTable {
 			list = append(list, extent{uint64(table.at), uint64(table.at) + uint64(table.slots)})
 		}
 	}
 	return list
+}
+
+// tableSlots is how long the lookup table is, with what is for floods alone.
+func (s *xdplbService) tableSlots() uint32 {
+	if s.FloodBits == 0 {
+		return s.Slots
+	}
+	return s.Slots + 1<<s.FloodBits
 }
 
 // wholeValues rounds up to values of the map.

@@ -172,7 +172,7 @@ func (p *planner) addSuccession(was, now *service, sum succession, inherit func(
 // and no flow was sent elsewhere by a template or because a limit was reached.
 func (s *service) hasSlotsOf(now *service) bool {
 	const port = uint8(lb.MHPort)
-	return s.Scheduler == uint32(lb.MH) && s.Limited == 0 && !s.isPersistent() && s.Slots > 0 && s.Flags&port == now.Flags&port
+	return s.Scheduler == uint8(lb.MH) && s.Limited == 0 && !s.isPersistent() && s.Slots > 0 && s.Flags&port == now.Flags&port
 }
 
 // heritage reads what a service's slots were, if it was an mh service with slots.

@@ -87,7 +87,7 @@ func (d *Datapath) settleSlots(table *flowTable) error {
 	}
 	due := make(map[*service]*unsettledTable)
 	for _, s := range live.list {
-		if s.Scheduler != uint32(lb.MH) || s.Slots == 0 || s.Settles == 0 || s.isSettling(table.now) {
+		if s.Scheduler != uint8(lb.MH) || s.Slots == 0 || s.Settles == 0 || s.isSettling(table.now) {
 			continue
 		}
 		slots, err := d.slots.slots(s.Table, s.Slots)

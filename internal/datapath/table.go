@@ -79,41 +79,59 @@ func (s shapes) shape(of *service, list []candidate) ([]int, error) {
 // later is shape for who wants it later, perhaps on several CPUs.
 func (s shapes) later(of *service, list []candidate) func() ([]int, error) {
 	scheduler := lb.Scheduler(of.Scheduler)
+	if scheduler == lb.MH || looksAtLoads(scheduler) {
+		return s.maglev(list, of.maglevSlots())
+	}
 	key := []byte{byte(scheduler), of.Flags}
 	if scheduler == lb.DH {
 		key = append(key, of.Address[:]...)
 	}
-	if scheduler == lb.MH {
-		key = binary.NativeEndian.AppendUint32(key, of.maglevSlots())
+	weights := weightsOf(list)
+	for _, weight := range weights {
+		key = binary.NativeEndian.AppendUint32(key, weight)
 	}
-	addrs, weights := make([]netip.Addr, len(list)), make([]uint32, len(list))
+	return s.remember(key, func() ([]int, error) { return newShape(of, weights) })
+}
+
+// maglev is a Maglev table for who wants it later.
+func (s shapes) maglev(list []candidate, slots uint32) func() ([]int, error) {
+	key := binary.NativeEndian.AppendUint32([]byte{byte(lb.MH)}, slots)
+	addrs, weights := make([]netip.Addr, len(list)), weightsOf(list)
 	for i, c := range list {
-		addrs[i], weights[i] = c.addr, c.weight
-		key = binary.NativeEndian.AppendUint32(key, c.weight)
-		if scheduler == lb.MH {
-			address := c.addr.As16()
-			key = append(key, address[:]...)
-		}
+		addrs[i] = c.addr
+		address := c.addr.As16()
+		key = append(binary.NativeEndian.AppendUint32(key, c.weight), address[:]...)
 	}
+	return s.remember(key, func() ([]int, error) { return schedule.Maglev(addrs, weights, int(slots)) })
+}
+
+// remember returns what makes the shape of a key, which does so once.
+func (s shapes) remember(key []byte, make func() ([]int, error)) func() ([]int, error) {
 	shape := s[string(key)]
 	if shape == nil {
-		shape = sync.OnceValues(func() ([]int, error) { return newShape(of, addrs, weights) })
+		shape = sync.OnceValues(make)
 		s[string(key)] = shape
 	}
 	return shape
 }
 
-// newShape makes the slots of a service. Those that look at loads use them in flood mode alone.
-func newShape(of *service, addrs []netip.Addr, weights []uint32) ([]int, error) {
+func weightsOf(list []candidate) []uint32 {
+	weights := make([]uint32, len(list))
+	for i, c := range list {
+		weights[i] = c.weight
+	}
+	return weights
+}
+
+// newShape makes the slots of a service, if they are not Maglev's.
+func newShape(of *service, weights []uint32) ([]int, error) {
 	switch scheduler := lb.Scheduler(of.Scheduler); {
-	case scheduler == lb.RR || scheduler == lb.LC:
+	case scheduler == lb.RR:
 		return schedule.RoundRobin(weights), nil
-	case scheduler == lb.WRR || looksAtLoads(scheduler):
+	case scheduler == lb.WRR:
 		return schedule.Weighted(weights)
 	case scheduler == lb.SH:
 		return schedule.SourceHash(weights)
-	case scheduler == lb.MH:
-		return schedule.Maglev(addrs, weights, int(of.maglevSlots()))
 	case scheduler == lb.FO:
 		return schedule.Failover(weights), nil
 	case scheduler == lb.DH:
@@ -123,23 +141,32 @@ func newShape(of *service, addrs []netip.Addr, weights []uint32) ([]int, error) 
 	}
 }
 
-// maglevSlots is how many slots an mh service's backends ask for. The table may have more (see succeed).
-func (s *service) maglevSlots() uint32 { return uint32(schedule.MaglevSlots(len(s.backends))) }
+// takesTurns says whether a scheduler's slots are of no use to a hash. Such a service has a Maglev table behind them.
+func takesTurns(scheduler lb.Scheduler) bool { return scheduler == lb.RR || scheduler == lb.WRR }
+
+// maglevSlots is how many slots of a Maglev table a service's backends ask for; 0: it has none. That of mh may have more
+// (see succeed); others use theirs in floods.
+func (s *service) maglevSlots() uint32 {
+	switch scheduler := lb.Scheduler(s.Scheduler); {
+	case scheduler == lb.MH:
+		return uint32(schedule.MaglevSlots(len(s.backends)))
+	case takesTurns(scheduler) || looksAtLoads(scheduler):
+		return uint32(schedule.FloodSlots(len(s.backends)))
+	}
+	return 0
+}
 
 // members lists who is chosen from by load, or by what their limits leave, as indexes into the candidates, in the order in
 // which they are looked at.
-func members(of *service, list []candidate, shape []int) []int {
-	weights := make([]uint32, len(list))
-	for i, c := range list {
-		weights[i] = c.weight
-	}
+func members(of *service, list []candidate) ([]int, error) {
+	weights := weightsOf(list)
 	switch scheduler := lb.Scheduler(of.Scheduler); {
 	case scheduler == lb.TWOS && of.Limited == 0:
-		return shape // two of these are drawn
+		return schedule.Weighted(weights) // two of these are drawn
 	case scheduler == lb.OVF || scheduler == lb.FO:
-		return schedule.Overflow(weights)
+		return schedule.Overflow(weights), nil
 	}
-	return schedule.RoundRobin(weights) // some may have weight 0: see leavesGaps
+	return schedule.RoundRobin(weights), nil // some may have weight 0: see leavesGaps
 }
 
 // table is a lookup table to be written.

@@ -14,8 +14,8 @@
 //	fo   Failover         one slot
 //	dh   DestinationHash  one slot
 //
-// ovf looks at the backends in the order of Overflow. The other schedulers that look at the backends' loads have the slots
-// of wrr (lc of rr), which a service in flood mode uses, and from which twos draws.
+// ovf looks at the backends in the order of Overflow; twos draws from the slots of Weighted. In flood mode the slot is a
+// hash of the connection: of a short Maglev table (FloodSlots) where the scheduler takes turns or looks at loads.
 package schedule
 
 import "fmt"

@@ -7,9 +7,10 @@ import (
 	"net/netip"
 )
 
-// What bounds a Maglev table's length. It is about as long as LVS's at least (IP_VS_MH_TAB_SIZE, 4,093). 64 slots for
-// each backend, up to 1,024 of them, keep equal ones within 1.6 % of one another, and let no more than 3 % of the slots
-// of the others change hands when one of a hundred goes. A hundred slots (1 % and 2 %) take twice the memory and time.
+// What bounds the length of an mh service's table. It is about as long as LVS's at least (IP_VS_MH_TAB_SIZE, 4,093). 64
+// slots for each backend, up to 1,024 of them, keep equal ones within 1.6 % of one another, and let no more than 3 % of
+// the slots of the others change hands when one of a hundred goes. A hundred slots (1 % and 2 %) take twice the memory
+// and time.
 const (
 	minMaglevSlots  = 4096
 	slotsPerBackend = 64
@@ -21,6 +22,22 @@ const (
 func MaglevSlots(backends int) int {
 	slots := minMaglevSlots
 	for slots < MaxSlots && slots < slotsPerBackend*backends {
+		slots *= 2
+	}
+	return slots
+}
+
+// What bounds the length of the table by which other schedulers' services place the SYNs of a flood. It may be
+// rough, since most of these come to nothing: eight slots for each backend keep equal ones within an eighth of one another.
+const (
+	minFloodSlots        = 256
+	floodSlotsPerBackend = 8
+)
+
+// FloodSlots is the length of that table, a power of two, for a service with so many backends, as in MaglevSlots.
+func FloodSlots(backends int) int {
+	slots := minFloodSlots
+	for slots < MaxSlots && slots < floodSlotsPerBackend*backends {
 		slots *= 2
 	}
 	return slots
@@ -42,7 +59,7 @@ const (
 // has its turns depends on its weight and the largest weight only, and who comes first within a round on the two alone,
 // so that other backends' comings and goings do not move it.
 //
-// addrs and weights are of the same length; slots is MaglevSlots of the service.
+// addrs and weights are of the same length; slots is MaglevSlots of the service, or FloodSlots.
 // The error: more than MaxSlots backends.
 func Maglev(addrs []netip.Addr, weights []uint32, slots int) ([]int, error) {
 	count, err := eligible(weights)
