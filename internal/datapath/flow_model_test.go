@@ -3,7 +3,9 @@
 package datapath
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -12,6 +14,14 @@ import (
 
 	"github.com/gopacket/gopacket"
 	"golang.org/x/sys/unix"
+
+	"xdplb/internal/lb"
+)
+
+// embryonicWays and youngTicks are the program's bounds on embryonic flows (flow.h).
+const (
+	embryonicWays = 3
+	youngTicks    = 2
 )
 
 // modelTuple is a flow in the model's words.
@@ -23,18 +33,23 @@ type modelTuple struct {
 
 // modelFlow is what the model remembers of a flow. seen is in ticks of the model's clock.
 type modelFlow struct {
-	target uint32
-	state  xdplbFlowState
-	seen   uint32
+	target  uint32
+	state   xdplbFlowState
+	seen    uint32
+	spilled bool
 }
 
-// model is the program's decisions in plain Go: a map where that has buckets, and nothing else.
+// model is the program's decisions in plain Go: one map of all flows, of which so many share a place as a bucket has ways.
 type model struct {
 	services    map[modelTuple]*modelService // key: without a client
 	flows       map[modelTuple]modelFlow
 	generations map[uint32]uint32
-	markOf      func(modelTuple) uint32 // which mark the program has for it
+	hashOf      func(modelTuple) flowHash
+	home, spill func(flowHash) uint32
+	notes       map[uint32]uint32 // when a flow of this home spilled, or a packet of one that had came
 	marks       map[uint32]bool
+	evictions   [xdplbEvictionEVICTION_COUNT]uint64
+	victims     []modelTuple // one of these has given way to the last new flow; the program says which
 }
 
 type modelService struct {
@@ -52,6 +67,8 @@ func (p modelPacket) opens() bool { return p.state == stateSYN || p.state == sta
 func (m *model) targetOf(backend uint32) uint32 { return targetOf(backend, m.generations[backend]) }
 
 func (m *model) isCurrent(target uint32) bool { return m.targetOf(target&targetID) == target }
+
+func (f modelFlow) isEmbryonic() bool { return f.state == stateSYN || f.state == stateDatagram }
 
 func (f modelFlow) isOver() bool {
 	return f.state == stateFIN || f.state == stateTimeWait || f.state == stateClosed
@@ -95,14 +112,14 @@ func (m *model) send(p modelPacket, now uint32) (xdplbReason, uint32) {
 	service := m.services[modelTuple{service: p.service, protocol: p.protocol}]
 	hashing := service.scheduler >= xdplbSchedulerSCHEDULER_SH
 	slot := clientSlot(p.client.Addr(), len(service.slots))
-	flow, known := m.flows[p.modelTuple]
 	if service.scheduler == xdplbSchedulerSCHEDULER_MH && !p.opens() && len(service.slots) > 0 && service.slots[slot]&unsettled == 0 {
-		m.watch(p, flow, m.targetOf(service.slots[slot]), now)
+		m.watch(p, m.targetOf(service.slots[slot]), now)
 		return isTX, service.slots[slot]
 	}
 	if p.state == stateSYN && service.scheduler == xdplbSchedulerSCHEDULER_MH {
 		m.marks[m.markOf(p.modelTuple)] = true
 	}
+	flow, known := m.find(p.modelTuple, now)
 	if known && m.follows(p, flow, now) {
 		flow.touch(p.state, now)
 		m.flows[p.modelTuple] = flow
@@ -138,20 +155,113 @@ func (m *model) send(p modelPacket, now uint32) (xdplbReason, uint32) {
 	default:
 		return isTX, backend
 	}
-	m.flows[p.modelTuple] = modelFlow{target: m.targetOf(backend), state: state, seen: now}
+	m.add(p.modelTuple, modelFlow{target: m.targetOf(backend), state: state, seen: now}, now)
 	return isTX, backend
 }
 
+// find looks a flow up, and notes that one that has spilled was wanted.
+func (m *model) find(t modelTuple, now uint32) (flow modelFlow, known bool) {
+	flow, known = m.flows[t]
+	if known && flow.spilled {
+		m.notes[m.home(m.hashOf(t))] = now
+	}
+	return flow, known
+}
+
+// add adds a flow, in the place of what the table still had of it.
+func (m *model) add(t modelTuple, fresh modelFlow, now uint32) {
+	hash := m.hashOf(t)
+	was, known := m.flows[t]
+	delete(m.flows, t)
+	if !known || was.spilled {
+		victims, kind, fits := m.room(m.home(hash), fresh, now)
+		if !fits {
+			fresh.spilled = true
+			m.notes[m.home(hash)] = now
+			m.evictions[xdplbEvictionEVICTION_SPILLED]++
+			victims, kind, _ = m.room(m.spill(hash), fresh, now)
+		}
+		if m.victims = victims; len(victims) > 0 {
+			m.evictions[kind]++
+		}
+	}
+	m.flows[t] = fresh
+}
+
+// room says who may have to give way to a flow in a bucket: nobody if none is listed. Not fits: it must go elsewhere.
+func (m *model) room(bucket uint32, fresh modelFlow, now uint32) (victims []modelTuple, kind xdplbEviction, fits bool) {
+	all := m.residents(bucket)
+	embryos := slices.DeleteFunc(slices.Clone(all), func(t modelTuple) bool {
+		return !m.flows[t].isEmbryonic() || m.flows[t].isExpired(now)
+	})
+	dead := slices.DeleteFunc(slices.Clone(all), func(t modelTuple) bool { return !m.flows[t].isExpired(now) })
+	if len(dead) == 0 {
+		dead = slices.DeleteFunc(slices.Clone(all), func(t modelTuple) bool { return m.isCurrent(m.flows[t].target) })
+	}
+	oldest := m.oldest(embryos, now)
+	isYoung := len(oldest) > 0 && now-m.flows[oldest[0]].seen < youngTicks
+	switch {
+	case fresh.isEmbryonic() && len(embryos) >= embryonicWays && !isYoung:
+		return oldest, xdplbEvictionEVICTION_EMBRYONIC, true
+	case len(all) < int(ways):
+		return nil, 0, true
+	case len(dead) > 0:
+		return dead, xdplbEvictionEVICTION_EXPIRED, true
+	case len(oldest) > 0 && (fresh.spilled || !isYoung):
+		return oldest, xdplbEvictionEVICTION_EMBRYONIC, true
+	case fresh.spilled:
+		return m.oldest(all, now), xdplbEvictionEVICTION_ESTABLISHED, true
+	}
+	return nil, 0, false
+}
+
+// residents are the flows that share a bucket.
+func (m *model) residents(bucket uint32) (all []modelTuple) {
+	for t, flow := range m.flows {
+		if hash := m.hashOf(t); !flow.spilled && m.home(hash) == bucket || flow.spilled && m.spill(hash) == bucket {
+			all = append(all, t)
+		}
+	}
+	return all
+}
+
+// oldest are those that were silent for longest, as far as two clocks can tell: the first surely.
+func (m *model) oldest(of []modelTuple, now uint32) (list []modelTuple) {
+	slices.SortFunc(of, func(a, b modelTuple) int { return cmp.Compare(m.flows[a].seen, m.flows[b].seen) })
+	for _, t := range of {
+		if m.flows[t].seen-m.flows[of[0]].seen <= 2 {
+			list = append(list, t)
+		}
+	}
+	return list
+}
+
+// isUnsure says whether a new flow's room depends on which of two clocks one asks.
+func (m *model) isUnsure(t modelTuple, now uint32) bool {
+	hash := m.hashOf(t)
+	return slices.ContainsFunc(slices.Concat(m.residents(m.home(hash)), m.residents(m.spill(hash))), func(t modelTuple) bool {
+		flow := m.flows[t]
+		return flow.isUncertain(now) || flow.isEmbryonic() && flow.seen != now && now-flow.seen <= youngTicks+1
+	})
+}
+
+// sweep frees what has expired, or whose backend is gone.
+func (m *model) sweep(now uint32) {
+	maps.DeleteFunc(m.flows, func(_ modelTuple, flow modelFlow) bool { return flow.isExpired(now) || !m.isCurrent(flow.target) })
+}
+
+func (m *model) markOf(t modelTuple) uint32 { return m.hashOf(t).tag % marks }
+
 // watch keeps up the entry of a connection on a settled slot: behind its SYN, and at its end. (The sequence numbers of
 // the test's packets are not of those that are sampled.)
-func (m *model) watch(p modelPacket, flow modelFlow, target, now uint32) {
+func (m *model) watch(p modelPacket, target, now uint32) {
 	if mark := m.markOf(p.modelTuple); p.state == stateEstablished {
 		if !m.marks[mark] {
 			return
 		}
 		delete(m.marks, mark)
 	}
-	if flow.target == target {
+	if flow, _ := m.find(p.modelTuple, now); flow.target == target {
 		flow.touch(p.state, now)
 		m.flows[p.modelTuple] = flow
 	}
@@ -201,28 +311,37 @@ type modelWorld struct {
 	tuples []modelTuple
 	ahead  uint32 // ticks by which the model's clock is ahead of the kernel's
 	order  []*modelService
+	table  flowTable // for the sweep
+	lost   int       // flows that gave way to others
 }
 
-// TestModel compares the program with the model over random operations, packet by packet.
+// TestModel compares the program with the model over random operations, packet by packet: in a table that has room for
+// all flows, and in one that has not.
 func TestModel(t *testing.T) {
 	t.Parallel()
-	rounds := time.Now().Add(2 * time.Second)
-	for seed := uint64(time.Now().UnixNano()); time.Now().Before(rounds); seed++ {
-		runModel(t, seed)
-		if t.Failed() {
-			t.Fatalf("seed %d", seed)
+	for _, size := range modelSizes {
+		rounds := time.Now().Add(2 * time.Second)
+		for seed := uint64(time.Now().UnixNano()); time.Now().Before(rounds); seed++ {
+			runModel(t, seed, size)
+			if t.Failed() {
+				t.Fatalf("seed %d, %d buckets", seed, size)
+			}
 		}
 	}
 }
 
+// modelSizes are the tables' home buckets. There are 108 flows.
+var modelSizes = []uint32{8 * flowBuckets, 2}
+
 // FuzzModel is TestModel for as long as one likes, and for one seed again.
 func FuzzModel(f *testing.F) {
-	f.Add(uint64(1))
-	f.Fuzz(runModel)
+	f.Add(uint64(1), uint8(0))
+	f.Add(uint64(1), uint8(1))
+	f.Fuzz(func(t *testing.T, seed uint64, size uint8) { runModel(t, seed, modelSizes[int(size)%len(modelSizes)]) })
 }
 
-func runModel(t *testing.T, seed uint64) {
-	w := newModelWorld(t, seed)
+func runModel(t *testing.T, seed uint64, size uint32) {
+	w := newModelWorld(t, seed, size)
 	w.change()
 	for step := range 2500 {
 		var what string
@@ -240,10 +359,9 @@ func runModel(t *testing.T, seed uint64) {
 			clear(w.model.flows)
 			what = "all flows forgotten"
 		case n < 9:
-			ticks := []uint32{1, 5, 30, 57, 113, 281, 400, 840}[w.random.IntN(8)]
-			w.age(ticks)
-			w.ahead += uint32(ticks)
-			what = fmt.Sprintf("%d ticks", ticks)
+			what = w.wait(t, []uint32{1, 5, 30, 57, 113, 281, 400, 840}[w.random.IntN(8)])
+		case n < 12:
+			what = w.sweep(t)
 		default:
 			what = w.send(t, step)
 		}
@@ -252,18 +370,24 @@ func runModel(t *testing.T, seed uint64) {
 		}
 	}
 	w.compareTables(t)
+	if few := size < flowBuckets; (w.lost > 0) != few {
+		t.Errorf("%d flows gave way to others in %d buckets: this test shows nothing", w.lost, size)
+	}
 }
 
-func newModelWorld(t *testing.T, seed uint64) *modelWorld {
-	w := &modelWorld{
-		rig:    newRig(t, tableOf(8*flowBuckets, spillBuckets)), // so large that nothing is evicted
-		random: rand.New(rand.NewPCG(seed, 0)),
-	}
+func newModelWorld(t *testing.T, seed uint64, size uint32) *modelWorld {
+	w := &modelWorld{rig: newRig(t, tableOf(size, max(size/4, 1))), random: rand.New(rand.NewPCG(seed, 0))}
 	w.model = model{
 		services: map[modelTuple]*modelService{}, flows: map[modelTuple]modelFlow{}, generations: map[uint32]uint32{},
-		markOf: func(t modelTuple) uint32 { return w.hashOf(t.client, t.service, t.protocol).tag % marks },
-		marks:  map[uint32]bool{},
+		hashOf: func(t modelTuple) flowHash { return w.hashOf(t.client, t.service, t.protocol) },
+		home:   w.homeOf, spill: w.spillOf, notes: map[uint32]uint32{}, marks: map[uint32]bool{},
 	}
+	var err error
+	if w.table.buckets, err = mapArray[xdplbBucket](w.maps["flows"]); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.table.buckets.close() })
+	w.table.timeouts = newTimeouts(lb.Timeouts{})
 	w.reals = w.addReals(5)
 	for _, id := range w.reals {
 		w.model.generations[id] = generation(id)
@@ -326,18 +450,62 @@ func (w *modelWorld) unsettle(s *modelService, before []uint32) {
 	}
 }
 
+// wait lets time pass. A spilled flow is found no more when its note is too old; it has expired then.
+func (w *modelWorld) wait(t *testing.T, ticks uint32) string {
+	w.age(ticks)
+	w.ahead += ticks
+	what := fmt.Sprintf("%d ticks", ticks)
+	for tuple, flow := range w.model.flows {
+		if age := nowTicks(t) + w.ahead - w.model.notes[w.homeOf(w.model.hashOf(tuple))]; flow.spilled && age+3 > w.table.timeouts.Ticks[0] {
+			return what + ", " + w.sweep(t)
+		}
+	}
+	return what
+}
+
+// sweep is the sweep of the one and of the other.
+func (w *modelWorld) sweep(t *testing.T) string {
+	now := nowTicks(t) + w.ahead
+	for _, flow := range w.model.flows {
+		if flow.isUncertain(now) {
+			w.age(5)
+			w.ahead += 5
+			return w.sweep(t)
+		}
+	}
+	w.table.now, w.table.targets = nowTicks(t), make([]uint32, backendRoom)
+	for _, id := range w.reals {
+		w.table.targets[id] = w.model.targetOf(id)
+	}
+	before, freed := len(w.model.flows), 0
+	for i := range w.table.buckets.values {
+		freed += w.table.sweepBucket(&w.table.buckets.values[i], &loadKeeper{counts: make([]bool, backendRoom)})
+	}
+	w.model.sweep(now)
+	if want := before - len(w.model.flows); freed != want {
+		t.Errorf("the sweep freed %d flows, the model %d", freed, want)
+	}
+	return "a sweep"
+}
+
 // send lets a packet of any flow go through both and compares.
 func (w *modelWorld) send(t *testing.T, step int) string {
 	tuple := w.tuples[w.random.IntN(len(w.tuples))]
+	for range 3 { // rather one that is known: or else few flows are established where room is scarce
+		if _, known := w.model.flows[tuple]; !known {
+			tuple = w.tuples[w.random.IntN(len(w.tuples))]
+		}
+	}
 	p := modelPacket{modelTuple: tuple, state: stateUDP}
 	if tuple.protocol == unix.IPPROTO_TCP {
 		p.state = []xdplbFlowState{stateSYN, stateSYN, stateEstablished, stateEstablished, stateEstablished, stateFIN, stateClosed}[w.random.IntN(7)]
 	}
 	before := w.reasons()
 	now := nowTicks(t) + w.ahead
-	if flow, ok := w.model.flows[tuple]; ok && flow.isUncertain(now) {
+	if flow, ok := w.model.flows[tuple]; ok && flow.isUncertain(now) || w.model.isUnsure(tuple, now) {
 		return "too close to tell"
 	}
+	w.model.victims = nil
 	_, out := w.run(p.frame())
 	got := w.countedSince(before)
 	reason, backend := w.model.send(p, now)
@@ -347,7 +515,20 @@ func (w *modelWorld) send(t *testing.T, step int) string {
 	} else if want := realMAC(int(backend) - 100); reason == isTX && macAddr(out[:6]) != want {
 		t.Errorf("%s: to %x, the model says %x", what, out[:6], want)
 	}
+	w.evict(t, what)
 	return what
+}
+
+// evict takes the flow from the model that gave way to a new one: that of the victims which the table does not have.
+func (w *modelWorld) evict(t *testing.T, what string) {
+	gone := slices.DeleteFunc(w.model.victims, func(tuple modelTuple) bool { return w.rig.find(w.model.hashOf(tuple)) != nil })
+	if want := min(len(w.model.victims), 1); len(gone) != want {
+		t.Errorf("%s: of flows that may give way %d did, want %d", what, len(gone), want)
+	}
+	for _, tuple := range gone {
+		delete(w.model.flows, tuple)
+		w.lost++
+	}
 }
 
 // compareTables compares all that is remembered.
@@ -364,7 +545,7 @@ func (w *modelWorld) compareTables(t *testing.T) {
 	if got := len(w.flows()); got != len(w.model.flows) {
 		t.Errorf("%d flows, the model has %d", got, len(w.model.flows))
 	}
-	if got := w.evictions(); got[xdplbEvictionEVICTION_ESTABLISHED]+got[xdplbEvictionEVICTION_EMBRYONIC] != 0 {
-		t.Errorf("evictions %v: the model knows of none", got)
+	if got := w.evictions(); got != w.model.evictions {
+		t.Errorf("evictions %v, the model has %v", got, w.model.evictions)
 	}
 }
