@@ -379,12 +379,12 @@ static __always_inline __u32 stale_way(const struct bucket *bucket)
 
 /*
  * The way that a new flow may have: free, else expired or stale, else an embryonic one's. WAYS: all
- * are live and established, or young: a handshake under way goes on, as long as the table's second
- * part (is_spill) can take the new flow instead. A function of its own, not inlined, so that the
- * verifier goes through its many ways only once. word is the new flow's entry.
+ * are live and established, or young: a handshake under way goes on as long as there is room
+ * elsewhere (not takes_young). A function of its own, not inlined, so that the verifier goes through
+ * its many ways only once. word is the new flow's entry.
  */
 __attribute__((noinline)) __u32 choose_way(const struct bucket *bucket, __u64 word, __u32 now,
-					   bool is_spill)
+					   bool takes_young)
 {
 	struct entry fresh = (union entry_word){ .word = word }.entry;
 	const struct timeouts *timeouts = live_timeouts();
@@ -422,7 +422,7 @@ __attribute__((noinline)) __u32 choose_way(const struct bucket *bucket, __u64 wo
 		count_eviction(EVICTION_EXPIRED);
 		return expired;
 	}
-	if (embryonic == WAYS || (oldest <= YOUNG_TICKS && !is_spill))
+	if (embryonic == WAYS || (oldest <= YOUNG_TICKS && !takes_young))
 		return WAYS;
 	count_eviction(EVICTION_EMBRYONIC);
 	return embryonic;
@@ -565,6 +565,10 @@ struct room {
 	__u32 way;
 };
 
+/*
+ * Room in the table's second part. Where all flows there are live and established, a young embryonic
+ * one at home gives way after all, and only where there is none, the longest idle of the others.
+ */
 static __always_inline struct room room_in_spill(struct bucket *home, struct flow_hash hash,
 						 union entry_word fresh, __u32 now)
 {
@@ -573,12 +577,19 @@ static __always_inline struct room room_in_spill(struct bucket *home, struct flo
 
 	if (!spill || !lock_bucket(spill))
 		return room;
-	room.bucket = spill;
 	room.way = choose_way(spill, fresh.word, now, true);
 	if (room.way == WAYS) {
+		room.way = choose_way(home, fresh.word, now, true);
+		if (room.way < WAYS) {
+			unlock_bucket(spill);
+			room.bucket = home;
+			room.index = home_of(hash);
+			return room;
+		}
 		room.way = oldest_way(spill, now);
 		count_eviction(EVICTION_ESTABLISHED);
 	}
+	room.bucket = spill;
 	count_eviction(EVICTION_SPILLED);
 	note_spilled(home, now);
 	return room;
