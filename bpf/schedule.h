@@ -141,9 +141,9 @@ static __always_inline __u64 take_turn(struct cursor *cursor, __u32 now)
 }
 
 /*
- * The slot that a hash tells, for packets that go by it alone: in flood mode, and after it. Of
- * handshakes that a change of backends meets, few may go elsewhere: so the slots are Maglev's, but for
- * schedulers that have a hash of their own. A function of its own, for the stack's sake.
+ * The slot that a hash tells. In a flood those of Maglev are asked that lie behind the slots that are
+ * gone through in turn: of the handshakes that a change of backends meets, few go elsewhere. A
+ * function of its own, for the stack's sake.
  */
 __attribute__((noinline)) __u32 slot_of_hash(const struct service *service, __u32 hash)
 {
@@ -158,7 +158,10 @@ __attribute__((noinline)) __u32 slot_of_hash(const struct service *service, __u3
 	return slot_of(service->table, slot);
 }
 
-/* That of a packet. tag: a hash of the flow. */
+/*
+ * The slot of a packet that goes by its hash alone, in flood mode, and after it: of its client's hash
+ * where the scheduler has one, else of the flow's. tag: that.
+ */
 static __always_inline __u32 hashed_slot(const struct packet *p, struct family family,
 					 const struct service *service, __u32 tag)
 {

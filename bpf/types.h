@@ -2,7 +2,7 @@
 /*
  * Every struct and enum that the program shares with Go. bpf2go derives the Go types from here
  * (through BTF); none is written twice. Anything that changes a size, an offset or a meaning in
- * this file raises SCHEMA.
+ * this file raises SCHEMA, from the first release on.
  *
  * Words: every field that changes while packets read it is part of one aligned 64-bit word, which
  * user space and the program store and load whole. Longer values are only ever published by a new

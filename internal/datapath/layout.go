@@ -398,8 +398,7 @@ func (p *planner) setPorts(was, now *service, ports lb.Ports) {
 func (p *planner) addTable(was, now *service) error {
 	list := candidates(now)
 	same := was != nil && was.Scheduler == now.Scheduler && was.Flags == now.Flags && was.Limited == now.Limited &&
-		was.isPersistent() == now.isPersistent()
-	same = same && was.maglevSlots() == now.maglevSlots()
+		was.isPersistent() == now.isPersistent() && was.maglevSlots() == now.maglevSlots()
 	if same && slices.Equal(list, candidates(was)) && !forgets(was, now) {
 		now.Table, now.Slots, now.FloodBits = was.Table, was.Slots, was.FloodBits
 		now.Previous, now.Settles = was.Previous, was.Settles
@@ -416,8 +415,10 @@ func (p *planner) addTable(was, now *service) error {
 		return p.succeed(was, now, list)
 	case len(list) == 0:
 		return nil
-	case scheduler == lb.MH || looksAtLoads(scheduler):
+	case scheduler == lb.MH:
 		return p.addMaglev(now, list)
+	case looksAtLoads(scheduler):
+		return p.addMaglev(now, forFloods(list))
 	default:
 		return p.addShape(now, list)
 	}
@@ -426,36 +427,42 @@ func (p *planner) addTable(was, now *service) error {
 // addMaglev plans the table of a service that has Maglev's alone. Its shape takes longer than all the rest of the plan; it
 // is made when the table is written.
 func (p *planner) addMaglev(now *service, list []candidate) (err error) {
-	later := p.shapes.later(now, list)
-	if len(list) > schedule.MaxSlots {
-		_, err = later() // says so
+	if err := schedule.CheckCount(len(list)); err != nil {
 		return err
 	}
 	now.Slots = now.maglevSlots()
+	later := p.shapes.maglev(list, now.Slots)
 	now.Table, err = p.newTable(now.Slots, lineSlots, func(slots []uint32) error {
 		return fillLater(slots, list, later)
 	})
 	return err
 }
 
-// addShape plans the table of any other service, and behind its slots a Maglev table if only floods need one.
+// addShape plans the table of any other service. Behind slots that are gone through in turn follow those for floods.
 func (p *planner) addShape(now *service, list []candidate) error {
 	shape, err := p.shapes.shape(now, list)
 	if err != nil || len(shape) == 0 {
 		return err
 	}
 	now.Slots = uint32(len(shape))
-	forFloods := func() ([]int, error) { return nil, nil }
-	if takesTurns(lb.Scheduler(now.Scheduler)) && len(list) <= schedule.MaxSlots {
+	var later func() ([]int, error)
+	if takesTurns(lb.Scheduler(now.Scheduler)) {
 		now.FloodBits = uint8(bits.TrailingZeros32(now.maglevSlots()))
-		forFloods = p.shapes.maglev(list, now.maglevSlots())
+		later = p.shapes.maglev(forFloods(list), now.maglevSlots())
 	}
+	// short turns lie in one line; a flood finds its slot wherever that lies
 	now.Table, err = p.newTable(now.tableSlots(), alignment(now.Slots), func(slots []uint32) error {
 		fillSlots(slots, list, shape)
-		return fillLater(slots[now.Slots:], list, forFloods)
+		if later == nil {
+			return nil
+		}
+		return fillLater(slots[now.Slots:], list, later)
 	})
 	return err
 }
+
+// forFloods are those among whom a flood is spread: as many as the longest table has slots.
+func forFloods(list []candidate) []candidate { return list[:min(len(list), schedule.MaxSlots)] }
 
 func fillLater(slots []uint32, list []candidate, later func() ([]int, error)) error {
 	shape, err := later()

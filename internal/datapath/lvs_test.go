@@ -213,7 +213,7 @@ func (w *lvsWorld) publish() {
 		s.backends = append(s.backends, b)
 	}
 	list := candidates(s)
-	shape, err := shapes{}.shape(s, list)
+	shape, err := slotsOf(s, list)
 	if err != nil {
 		w.tb.Fatal(err)
 	}

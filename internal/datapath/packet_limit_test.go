@@ -29,7 +29,7 @@ func limitedService(t testing.TB, scheduler lb.Scheduler, flags lb.SchedulerFlag
 		s.backends = append(s.backends, b)
 	}
 	list := candidates(s)
-	shape, err := shapes{}.shape(s, list)
+	shape, err := slotsOf(s, list)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,6 +42,14 @@ func limitedService(t testing.TB, scheduler lb.Scheduler, flags lb.SchedulerFlag
 		v.members = append(v.members, list[i].id, list[i].weight)
 	}
 	return v
+}
+
+// slotsOf are the slots by which packets go when there is no flood, or which stand for those.
+func slotsOf(of *service, list []candidate) ([]int, error) {
+	if scheduler := lb.Scheduler(of.Scheduler); scheduler == lb.MH || looksAtLoads(scheduler) {
+		return shapes{}.maglev(list, of.maglevSlots())()
+	}
+	return shapes{}.shape(of, list)
 }
 
 func mustMembers(t testing.TB, of *service, list []candidate) []int {

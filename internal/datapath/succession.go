@@ -106,7 +106,7 @@ func (p *planner) succeed(was, now *service, list []candidate) error {
 	var shape []int
 	if len(list) > 0 {
 		var err error
-		if shape, err = p.shapes.shape(now, list); err != nil {
+		if shape, err = p.shapes.maglev(list, now.maglevSlots())(); err != nil {
 			return err
 		}
 	}

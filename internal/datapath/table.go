@@ -72,16 +72,9 @@ func looksAtLoads(scheduler lb.Scheduler) bool {
 // differ in the ids alone, and Maglev tables take up to some milliseconds.
 type shapes map[string]func() ([]int, error)
 
+// shape is that of a service whose slots are not Maglev's.
 func (s shapes) shape(of *service, list []candidate) ([]int, error) {
-	return s.later(of, list)()
-}
-
-// later is shape for who wants it later, perhaps on several CPUs.
-func (s shapes) later(of *service, list []candidate) func() ([]int, error) {
 	scheduler := lb.Scheduler(of.Scheduler)
-	if scheduler == lb.MH || looksAtLoads(scheduler) {
-		return s.maglev(list, of.maglevSlots())
-	}
 	key := []byte{byte(scheduler), of.Flags}
 	if scheduler == lb.DH {
 		key = append(key, of.Address[:]...)
@@ -90,10 +83,10 @@ func (s shapes) later(of *service, list []candidate) func() ([]int, error) {
 	for _, weight := range weights {
 		key = binary.NativeEndian.AppendUint32(key, weight)
 	}
-	return s.remember(key, func() ([]int, error) { return newShape(of, weights) })
+	return s.remember(key, func() ([]int, error) { return newShape(of, weights) })()
 }
 
-// maglev is a Maglev table for who wants it later.
+// maglev is a Maglev table for who wants it later, perhaps on several CPUs.
 func (s shapes) maglev(list []candidate, slots uint32) func() ([]int, error) {
 	key := binary.NativeEndian.AppendUint32([]byte{byte(lb.MH)}, slots)
 	addrs, weights := make([]netip.Addr, len(list)), weightsOf(list)
@@ -105,11 +98,11 @@ func (s shapes) maglev(list []candidate, slots uint32) func() ([]int, error) {
 	return s.remember(key, func() ([]int, error) { return schedule.Maglev(addrs, weights, int(slots)) })
 }
 
-// remember returns what makes the shape of a key, which does so once.
-func (s shapes) remember(key []byte, make func() ([]int, error)) func() ([]int, error) {
+// remember returns what builds the shape of a key, which does so once.
+func (s shapes) remember(key []byte, build func() ([]int, error)) func() ([]int, error) {
 	shape := s[string(key)]
 	if shape == nil {
-		shape = sync.OnceValues(make)
+		shape = sync.OnceValues(build)
 		s[string(key)] = shape
 	}
 	return shape
@@ -123,7 +116,7 @@ func weightsOf(list []candidate) []uint32 {
 	return weights
 }
 
-// newShape makes the slots of a service, if they are not Maglev's.
+// newShape makes the slots of such a service.
 func newShape(of *service, weights []uint32) ([]int, error) {
 	switch scheduler := lb.Scheduler(of.Scheduler); {
 	case scheduler == lb.RR:
@@ -141,11 +134,11 @@ func newShape(of *service, weights []uint32) ([]int, error) {
 	}
 }
 
-// takesTurns says whether a scheduler's slots are of no use to a hash. Such a service has a Maglev table behind them.
+// takesTurns says whether a scheduler goes through its slots in turn. To a hash they are of no use: any change moves most.
 func takesTurns(scheduler lb.Scheduler) bool { return scheduler == lb.RR || scheduler == lb.WRR }
 
-// maglevSlots is how many slots of a Maglev table a service's backends ask for; 0: it has none. That of mh may have more
-// (see succeed); others use theirs in floods.
+// maglevSlots is how long a Maglev table a service's backends ask for; 0: it has none. That of mh may be longer (see
+// succeed); that of others is for floods.
 func (s *service) maglevSlots() uint32 {
 	switch scheduler := lb.Scheduler(s.Scheduler); {
 	case scheduler == lb.MH:

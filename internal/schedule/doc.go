@@ -35,7 +35,15 @@ func RoundRobin(weights []uint32) []int {
 	return table
 }
 
-// eligible counts the backends of a weight above 0 and refuses more than MaxSlots of them.
+// CheckCount refuses more backends of a weight above 0 than a table can serve.
+func CheckCount(backends int) error {
+	if backends > MaxSlots {
+		return fmt.Errorf("%d backends with a weight above 0: at most %d fit a lookup table", backends, MaxSlots)
+	}
+	return nil
+}
+
+// eligible counts the backends of a weight above 0, which must not be too many.
 func eligible(weights []uint32) (int, error) {
 	count := 0
 	for _, w := range weights {
@@ -43,8 +51,5 @@ func eligible(weights []uint32) (int, error) {
 			count++
 		}
 	}
-	if count > MaxSlots {
-		return 0, fmt.Errorf("%d backends with a weight above 0: at most %d fit a lookup table", count, MaxSlots)
-	}
-	return count, nil
+	return count, CheckCount(count)
 }
