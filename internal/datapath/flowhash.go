@@ -5,6 +5,7 @@ package datapath
 import (
 	"encoding/binary"
 	"net/netip"
+	"sync/atomic"
 )
 
 // flowHash is what the program makes of a flow's tuple: struct flow_hash.
@@ -37,6 +38,16 @@ func hashFlow(keys [len(xdplbMeta{}.HashKeys)]uint64, client, vip netip.AddrPort
 	add(uint32(protocol))
 	second := (sum ^ sum>>32) * keys[1]
 	return flowHash{bucket: uint32(second >> 32), tag: uint32(second), check: uint32(second>>32) & statusCheck}
+}
+
+// hashFlow is the hash of a client's flow to one of the service's ports.
+func (s *service) hashFlow(keys [len(xdplbMeta{}.HashKeys)]uint64, client netip.AddrPort, port uint16) flowHash {
+	return hashFlow(keys, client, netip.AddrPortFrom(s.key().Addr.Addr(), port), s.Protocol)
+}
+
+// holds says whether the flow in a way of the bucket has the hash.
+func (b *xdplbBucket) holds(way int, hash flowHash) bool {
+	return atomic.LoadUint32(&b.Tag[way]) == hash.tag && b.load(way).Status&statusCheck == hash.check
 }
 
 // home is the bucket where the flow belongs, among so many (home_of in flow.h).

@@ -41,8 +41,8 @@ func TestConnections(t *testing.T) {
 	first := live.list[0].backends[0]
 	sixth := live.services[state.Services[2].ServiceKey]
 	client4, client6 := netip.MustParseAddrPort("192.0.2.1:1234"), netip.MustParseAddrPort("[2001:db8:9::1]:4321")
-	d.putConnection(t, 2, 4, first.id, client4, 80)
-	d.putConnection(t, int(d.meta.FlowBuckets), 0, sixth.backends[0].id, client6, 443) // in the second part
+	d.putConnection(t, 2, 4, first.id, client4, live.list[0], 80)
+	d.putConnection(t, int(d.meta.FlowBuckets), 0, sixth.backends[0].id, client6, sixth, 443) // in the second part
 	d.putFlow(t, 5, 0, first.id, 0, uint32(xdplbTimeoutTIMEOUT_ESTABLISHED)+5, xdplbFlowStateFLOW_ESTABLISHED)
 	d.putFlow(t, 6, 0, first.id, 1, 0, xdplbFlowStateFLOW_ESTABLISHED) // of another life
 	left := time.Duration(xdplbTimeoutTIMEOUT_ESTABLISHED-10) << tickShift

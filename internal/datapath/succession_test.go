@@ -238,9 +238,20 @@ func TestQuiesceAll(t *testing.T) {
 }
 
 // putConnection writes a flow and its origin.
-func (d *Datapath) putConnection(t testing.TB, bucket, way int, id uint32, client netip.AddrPort, port uint16) {
+func (d *Datapath) putConnection(t testing.TB, bucket, way int, id uint32, client netip.AddrPort, to *service, port uint16) {
 	t.Helper()
 	d.putFlow(t, bucket, way, id, d.backends.get(id).Generation, 10, xdplbFlowStateFLOW_ESTABLISHED)
+	d.putOrigin(t, bucket, way, client, port)
+	hash, value := to.hashFlow(d.meta.HashKeys, client, port), d.bucket(t, bucket)
+	value.Tag[way] = hash.tag
+	value.Entry[way].Status = value.Entry[way].Status&^statusCheck | hash.check
+	if err := d.maps.Flows.Put(uint32(bucket), value); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (d *Datapath) putOrigin(t testing.TB, bucket, way int, client netip.AddrPort, port uint16) {
+	t.Helper()
 	var origins xdplbOrigins
 	if err := d.maps.FlowOrigins.Lookup(uint32(bucket), &origins); err != nil {
 		t.Fatal(err)
@@ -278,7 +289,11 @@ func TestSweepSettlesSlots(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	d.putConnection(t, 3, 1, old.slots[slot], netip.AddrPortFrom(client, 1000), 80)
+	live, err := d.readLive(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.putConnection(t, 3, 1, old.slots[slot], netip.AddrPortFrom(client, 1000), live.services[key], 80)
 
 	count := func(when string, want int, settles bool) {
 		t.Helper()
@@ -299,8 +314,12 @@ func TestSweepSettlesSlots(t *testing.T) {
 			t.Errorf("%s: the slot is settled from which a flow strays", when)
 		}
 	}
-	count("soon", h.unsettledSlots(t, h.ids[backends[0].Addr], h.ids[backends[1].Addr]), true)
+	all := h.unsettledSlots(t, h.ids[backends[0].Addr], h.ids[backends[1].Addr])
+	count("soon", all, true)
 	pastSettling(t)
+	d.putOrigin(t, 3, 1, netip.AddrPortFrom(address(false, 8, 1), 1000), 80)
+	count("while the flow's client is not written down", all, true)
+	d.putOrigin(t, 3, 1, netip.AddrPortFrom(client, 1000), 80)
 	count("later", 1, true)
 	d.putFlow(t, 3, 1, old.slots[slot], 0, uint32(xdplbTimeoutTIMEOUT_ESTABLISHED)+5, xdplbFlowStateFLOW_ESTABLISHED)
 	count("when the flow has expired", 0, false)

@@ -94,14 +94,14 @@ func (d *Datapath) settleSlots(table *flowTable) error {
 		if err != nil {
 			return err
 		}
-		due[s] = &unsettledTable{s, slots, make(map[uint32]bool)}
+		due[s] = &unsettledTable{service: s, slots: slots, astray: make(map[uint32]bool)}
 	}
 	if len(due) == 0 {
 		return nil
 	}
 	d.findStrays(live, table, due)
 	for s, unsettled := range due {
-		if unsettled.settle() > 0 {
+		if unsettled.unread || unsettled.settle() > 0 {
 			continue
 		}
 		for n := range uint32(sides) { // each a copy of the other, or to be made one
@@ -116,6 +116,7 @@ type unsettledTable struct {
 	service *service
 	slots   []uint32
 	astray  map[uint32]bool // slots of which a live flow is with another backend than the slot's
+	unread  bool            // a flow is so new that its client is not written down yet: its slot cannot be told
 }
 
 // findStrays looks for the flows that keep slots unsettled: those too that have expired since they were swept, since
@@ -128,7 +129,11 @@ func (d *Datapath) findStrays(live *configuration, table *flowTable, due map[*se
 		}
 		owner := owners[entry.backend()]
 		if unsettled := due[owner.service]; unsettled != nil {
-			client, _ := table.origin(bucket, way, owner.service.Family)
+			client, port := table.origin(bucket, way, owner.service.Family)
+			if hash := owner.service.hashFlow(d.meta.HashKeys, client, port); !table.buckets.values[bucket].holds(way, hash) {
+				unsettled.unread = true
+				return
+			}
 			unsettled.see(client, entry.backend())
 		}
 	})

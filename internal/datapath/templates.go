@@ -176,8 +176,7 @@ func (t *templates) sweep(owners []owner) (dropped int, err error) {
 		for _, in := range []*ebpf.Map{t.kept, t.fresh} {
 			at := place{in, owner.service.templateKey(client.Addr())}
 			if template, ends := ending[at]; ends && template.Target == entry.Target {
-				vip := netip.AddrPortFrom(owner.service.key().Addr.Addr(), port)
-				t.call(at.in, at.key, hashFlow(t.meta.HashKeys, client, vip, owner.service.Protocol))
+				t.call(at.in, at.key, owner.service.hashFlow(t.meta.HashKeys, client, port))
 				delete(ending, at)
 			}
 		}
