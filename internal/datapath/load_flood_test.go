@@ -20,7 +20,7 @@ func TestLoadFlood(t *testing.T) {
 		floods     bool
 	}{
 		// each service in flood mode: what its hash places
-		{"few services", 2, []lb.Scheduler{lb.RR, lb.MH}, 7_000_000, true},
+		{"few services", 2, []lb.Scheduler{lb.RR, lb.MH}, 10_000_000, true},
 		// each perhaps below the rate: the flow table's own defence, with several SYNs a tick for each of its entries
 		{"many services", 1000, []lb.Scheduler{lb.RR}, 3_000_000, false},
 	} {
