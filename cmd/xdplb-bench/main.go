@@ -23,6 +23,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"xdplb/internal/bench"
+	"xdplb/internal/output"
 )
 
 const (
@@ -51,7 +52,18 @@ type options struct {
 	only     string
 }
 
-func run(args []string, stdout, stderr io.Writer) int {
+// run executes one command line and returns its exit status.
+func run(args []string, to, stderr io.Writer) int {
+	stdout := &output.Writer{To: to}
+	status := choose(args, stdout, stderr)
+	if status == exitDone && stdout.Failed() {
+		return fail(stderr, stdout.Check(nil), exitFailed)
+	}
+	return status
+}
+
+// choose parses the command line and measures.
+func choose(args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == "icount" {
 		return runICount(args[1:], stdout, stderr)
 	}

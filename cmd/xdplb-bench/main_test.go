@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"os"
 	"strings"
 	"testing"
 )
@@ -51,5 +52,21 @@ func TestHelp(t *testing.T) {
 	}
 	if !strings.HasPrefix(stdout.String(), "Usage: xdplb-bench") {
 		t.Errorf("stdout %q, want the usage", &stdout)
+	}
+}
+
+func TestFullDevice(t *testing.T) {
+	t.Parallel()
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	for _, args := range [][]string{{"--help"}, {"icount", "--help"}} {
+		var stderr bytes.Buffer
+		status := run(args, full, &stderr)
+		if want := "xdplb-bench: writing to standard output: no space left on device\n"; status != exitFailed || stderr.String() != want {
+			t.Errorf("%v: exit status %d, %q, want %d, %q", args, status, &stderr, exitFailed, want)
+		}
 	}
 }

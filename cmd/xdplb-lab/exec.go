@@ -68,7 +68,7 @@ func (env *environment) exec(host string, command []string, more ...string) erro
 	}
 	cmd := h.Command(context.Background(), command[0], command[1:]...)
 	cmd.Env = append(append(cmd.Env, "PATH="+path), more...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = env.stdin, env.stdout, env.stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = env.stdin, env.stdout.To, env.stderr
 	return relay(cmd)
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"xdplb/internal/help"
 	"xdplb/internal/lab"
+	"xdplb/internal/output"
 )
 
 const (
@@ -44,10 +45,11 @@ func typed(program, sudoCommand string) string {
 
 // environment is what a command acts in.
 type environment struct {
-	program        string // how the user has called it
-	stdin          io.Reader
-	stdout, stderr io.Writer
-	begun          bool // the command line was right and the command has begun
+	program string // how the user has called it
+	stdin   io.Reader
+	stdout  *output.Writer
+	stderr  io.Writer
+	begun   bool // the command line was right and the command has begun
 }
 
 // action makes a cobra RunE of a command's own function.
@@ -65,11 +67,11 @@ func (e statusError) Error() string { return fmt.Sprintf("exit status %d", int(e
 
 // run executes one command line and returns its exit status.
 func run(program string, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	env := &environment{program: program, stdin: stdin, stdout: stdout, stderr: stderr}
+	env := &environment{program: program, stdin: stdin, stdout: &output.Writer{To: stdout}, stderr: stderr}
 	root := rootCommand(env)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteC()
-	if err == nil {
+	if err = env.stdout.Check(err); err == nil {
 		return exitDone
 	}
 	var ran statusError
@@ -77,7 +79,7 @@ func run(program string, args []string, stdin io.Reader, stdout, stderr io.Write
 		return int(ran)
 	}
 	fmt.Fprintf(stderr, "xdplb-lab: %v\n", err)
-	if !env.begun {
+	if !env.begun && !env.stdout.Failed() {
 		fmt.Fprintf(stderr, "hint: %s\n", help.For(cmd))
 		return exitUsage
 	}

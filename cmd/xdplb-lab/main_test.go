@@ -70,6 +70,23 @@ func TestUsage(t *testing.T) {
 	}
 }
 
+// TestFullDevice wants what cannot be written said.
+func TestFullDevice(t *testing.T) {
+	t.Parallel()
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	for _, args := range [][]string{{"--help"}, {"help", "up"}, {"completion", "bash"}} {
+		var talk strings.Builder
+		status := run("xdplb-lab", args, strings.NewReader(""), full, &talk)
+		if want := "xdplb-lab: writing to standard output: no space left on device\n"; status != exitFailed || talk.String() != want {
+			t.Errorf("%v: status %d, %q, want %d, %q", args, status, talk.String(), exitFailed, want)
+		}
+	}
+}
+
 // TestHelp wants every command explained, by "help" and --help alike, and not in the words of the library.
 func TestHelp(t *testing.T) {
 	t.Parallel()

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/term"
+
+	"xdplb/internal/output"
 )
 
 // voice is how the demo speaks.
@@ -18,8 +20,8 @@ type voice struct {
 }
 
 // newVoice uses colours on a terminal only, and none if NO_COLOR is set (no-color.org).
-func newVoice(w io.Writer) voice {
-	file, ok := w.(*os.File)
+func newVoice(w *output.Writer) voice {
+	file, ok := w.To.(*os.File)
 	colour := ok && term.IsTerminal(int(file.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 	return voice{w: w, colour: colour}
 }

@@ -22,16 +22,18 @@ import (
 
 	"xdplb/internal/datapath"
 	"xdplb/internal/lb"
+	"xdplb/internal/output"
 )
 
 // environment is what a command acts in and on.
 type environment struct {
-	ctx            context.Context // ends at the first SIGINT or SIGTERM
-	stdin          io.Reader
-	stdout, stderr io.Writer
-	pinDir         string
-	netns          string // name of a network namespace, "": the one that xdplb was started in
-	begun          bool   // the command line was right and the command has begun
+	ctx    context.Context // ends at the first SIGINT or SIGTERM
+	stdin  io.Reader
+	stdout *output.Writer
+	stderr io.Writer
+	pinDir string
+	netns  string // name of a network namespace, "": the one that xdplb was started in
+	begun  bool   // the command line was right and the command has begun
 }
 
 // action makes a cobra RunE of a command's own function.

@@ -36,7 +36,7 @@ func personality(program string) func(env *environment, words []string) error {
 
 // runAsLVS runs one of LVS's tools. Its messages begin with no name, since theirs do not.
 func (env *environment) runAsLVS(tool func(*environment, []string) error, words []string) int {
-	err := tool(env, words)
+	err := env.stdout.Check(tool(env, words))
 	if err == nil {
 		return exitDone
 	}

@@ -23,6 +23,7 @@ import (
 
 	"xdplb/internal/datapath"
 	"xdplb/internal/help"
+	"xdplb/internal/output"
 )
 
 const (
@@ -42,18 +43,18 @@ func run(words []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	defer stop()
 	context.AfterFunc(ctx, stop)
 
-	env := &environment{ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, pinDir: defaultPinDir()}
+	env := &environment{ctx: ctx, stdin: stdin, stdout: &output.Writer{To: stdout}, stderr: stderr, pinDir: defaultPinDir()}
 	if tool := personality(words[0]); tool != nil {
 		return env.runAsLVS(tool, words)
 	}
 	root := rootCommand(env)
 	root.SetArgs(words[1:])
 	cmd, err := root.ExecuteC()
-	if err == nil {
+	if err = env.stdout.Check(err); err == nil {
 		return exitDone
 	}
 	status := exitFailed
-	if !env.begun || isUsage(err) {
+	if !env.begun && !env.stdout.Failed() || isUsage(err) {
 		status = exitUsage
 		err = withHint(err, help.For(cmd))
 	}

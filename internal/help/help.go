@@ -143,7 +143,7 @@ func printFlags(out io.Writer, title string, flags *pflag.FlagSet) {
 		}
 		fmt.Fprintf(table, "  %s\t%s\n", name, text)
 	})
-	_ = table.Flush() // help has nowhere to complain to
+	_ = table.Flush() // the program looks once whether its output was written
 }
 
 // hasFlags says whether there is a flag that is worth help and wanted.
