@@ -49,7 +49,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"upp"}, "xdplb-lab: unknown command \"upp\"\nhint: xdplb-lab help\n"},
 		{[]string{"up", "now"}, "xdplb-lab: unexpected argument \"now\"\nhint: xdplb-lab help up\n"},
 		{[]string{"up", "--arp", "loud"},
-			"xdplb-lab: --arp: unknown ARP mode \"loud\": want one of static, sysctl, filter, none\nhint: xdplb-lab help up\n"},
+			"xdplb-lab: --arp \"loud\": want static, sysctl, filter or none\nhint: xdplb-lab help up\n"},
 		{[]string{"up", "--backends", "0"}, "xdplb-lab: --backends 0: want 1 to 200\nhint: xdplb-lab help up\n"},
 		{[]string{"up", "--directors", "3"}, "xdplb-lab: --directors 3: want 1 or 2\nhint: xdplb-lab help up\n"},
 		{[]string{"exec"}, "xdplb-lab: HOST is missing\nhint: xdplb-lab help exec\n"},

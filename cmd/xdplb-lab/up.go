@@ -35,7 +35,7 @@ or none, to see what happens then.`,
 		Args: noArguments,
 		PreRunE: func(*cobra.Command, []string) (err error) {
 			if o.ARP, err = lab.ParseARPMode(arp); err != nil {
-				return fmt.Errorf("--arp: %w", err)
+				return fmt.Errorf("--arp %q: %w", arp, err)
 			}
 			if o.Backends < 1 || o.Backends > lab.MaxBackends {
 				return fmt.Errorf("--backends %d: want 1 to %d", o.Backends, lab.MaxBackends)

@@ -80,7 +80,7 @@ detach it first.`,
 func parseSize(word string, most uint32) (uint32, error) {
 	size, err := strconv.ParseUint(word, 10, 32)
 	if err != nil || size < 1 || size > uint64(most) {
-		return 0, wants(fmt.Sprintf("1 to %d", most))
+		return 0, fmt.Errorf("want 1 to %d", most)
 	}
 	return uint32(size), nil
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -50,7 +51,7 @@ func parseClient(word string) (netip.Prefix, error) {
 	}
 	prefix, err := netip.ParsePrefix(word)
 	if err != nil || prefix.Addr().Is4In6() {
-		return netip.Prefix{}, wants("an IP address, or one and a length: 192.0.2.0/24")
+		return netip.Prefix{}, errors.New("want an IP address, or one and a length: 192.0.2.0/24")
 	}
 	return prefix.Masked(), nil
 }
@@ -69,5 +70,6 @@ func parseState(word string) (string, error) {
 	if name := strings.ToUpper(word); slices.Contains(names, name) {
 		return name, nil
 	}
-	return "", fmt.Errorf("unknown state %q: want %s", word, strings.Join(names, ", "))
+	last := len(names) - 1
+	return "", fmt.Errorf("want %s or %s", strings.Join(names[:last], ", "), names[last])
 }

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -44,6 +46,9 @@ func (f *optionFlags) edit(service *lb.Service, before lb.Scheduler) (err error)
 	}
 	if f.flags.Changed("sched-flags") {
 		service.Flags, err = service.Scheduler.ParseSchedulerFlags(f.words)
+		if errors.As(err, new(*lb.ValueError)) { // no scheduler has such a flag
+			err = usage(err)
+		}
 	}
 	if f.flags.Changed("one-packet") {
 		service.OnePacket = f.onePacket

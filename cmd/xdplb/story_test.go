@@ -95,7 +95,7 @@ func segment(script *testscript.TestScript, neg bool, args []string) {
 // refused runs xdplb and checks that it exits with a status, says a text on standard error, prints nothing, and has
 // changed nothing:
 //
-//	refused 2 'unknown scheduler "foo"' service add 172.10.0.9:80 --scheduler foo
+//	refused 2 '--scheduler "foo"' service add 172.10.0.9:80 --scheduler foo
 func refused(script *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		script.Fatalf("usage: refused STATUS TEXT [XDPLB-ARGUMENT...]")

@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"xdplb/internal/lb"
 )
 
 // usageError is something wrong with the command line itself, found after cobra has accepted it.
@@ -103,20 +105,17 @@ func flagError(cmd *cobra.Command, err error) error {
 	}
 	var invalid *pflag.InvalidValueError
 	if errors.As(err, &invalid) {
-		if name, cause := invalid.GetFlag().Name, invalid.Unwrap(); errors.As(cause, new(wants)) {
-			return fmt.Errorf("--%s %q: %w", name, invalid.GetValue(), cause)
+		var value *lb.ValueError
+		if errors.As(err, &value) {
+			return fmt.Errorf("--%s %s", invalid.GetFlag().Name, value.Rest)
 		}
-		return fmt.Errorf("--%s: %w", invalid.GetFlag().Name, invalid.Unwrap())
+		return fmt.Errorf("--%s %q: %w", invalid.GetFlag().Name, invalid.GetValue(), invalid.Unwrap())
 	}
 	return err
 }
 
-// wants is an error about a flag's value that says only what is wanted.
-type wants string
-
-func (w wants) Error() string { return "want " + string(w) }
-
-// parsed is a flag whose value is made from its word by a function; it implements pflag.Value.
+// parsed is a flag whose value is made from its word by a function, of which the error is a lb.ValueError or says only what
+// is wanted. It implements pflag.Value.
 type parsed[T any] struct {
 	to    *T
 	word  string

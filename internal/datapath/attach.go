@@ -28,12 +28,12 @@ const (
 	Generic Mode = "generic" // in the network stack, on any driver
 )
 
-// ParseMode parses "auto", "native" or "generic".
+// ParseMode parses "auto", "native" or "generic". The error says only which there are.
 func ParseMode(word string) (Mode, error) {
 	if mode := Mode(word); slices.Contains([]Mode{Auto, Native, Generic}, mode) {
 		return mode, nil
 	}
-	return "", fmt.Errorf("unknown mode %q: want auto, native or generic", word)
+	return "", errors.New("want auto, native or generic")
 }
 
 // Attachment is an interface that carries the program.

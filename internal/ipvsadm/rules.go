@@ -114,15 +114,16 @@ func parseRule(words []string, names Names) (Command, error) {
 	return command, nil
 }
 
-// takeOption takes an option and its value out of a line; nil: it is not there.
+// takeOption takes an option and its value out of a line; nil: it is not there. An error of parse is a lb.ValueError.
 func takeOption[T any](words []string, option string, parse func(string) (T, error)) (rest []string, value *T, err error) {
 	at := slices.Index(words, option)
 	if at < 0 || at+1 == len(words) {
 		return words, nil, nil
 	}
 	read, err := parse(words[at+1])
-	if err != nil {
-		return nil, nil, refuse("%s: %v", option, err)
+	var wrong *lb.ValueError
+	if errors.As(err, &wrong) {
+		return nil, nil, refuse("%s %s", option, wrong.Rest)
 	}
 	return slices.Delete(slices.Clone(words), at, at+2), &read, nil
 }

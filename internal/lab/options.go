@@ -2,10 +2,7 @@
 
 package lab
 
-import (
-	"fmt"
-	"strings"
-)
+import "fmt"
 
 // ARPMode is the way in which the router is kept from learning a real server's MAC address for the VIP.
 type ARPMode string
@@ -18,17 +15,13 @@ const (
 	ARPNone   ARPMode = "none"   // nothing: the real servers answer for the VIP, and requests miss the director
 )
 
-// ParseARPMode reads one of the four words.
+// ParseARPMode reads one of the four words. The error says only which there are.
 func ParseARPMode(word string) (ARPMode, error) {
-	modes := []ARPMode{ARPStatic, ARPSysctl, ARPFilter, ARPNone}
-	words := make([]string, len(modes))
-	for i, mode := range modes {
-		if string(mode) == word {
-			return mode, nil
-		}
-		words[i] = string(mode)
+	switch mode := ARPMode(word); mode {
+	case ARPStatic, ARPSysctl, ARPFilter, ARPNone:
+		return mode, nil
 	}
-	return "", fmt.Errorf("unknown ARP mode %q: want one of %s", word, strings.Join(words, ", "))
+	return "", fmt.Errorf("want %s, %s, %s or %s", ARPStatic, ARPSysctl, ARPFilter, ARPNone)
 }
 
 // MaxBackends is the number of real servers for which a segment has addresses.
@@ -67,7 +60,7 @@ func (o Options) complete() (Options, error) {
 		return o, fmt.Errorf("%d directors: want 1 or 2", o.Directors)
 	}
 	if _, err := ParseARPMode(string(o.ARP)); err != nil {
-		return o, err
+		return o, fmt.Errorf("ARP mode %q: %w", o.ARP, err)
 	}
 	return o, nil
 }

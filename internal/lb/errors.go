@@ -26,3 +26,20 @@ func (e invalidError) Is(target error) bool { return target == ErrInvalid }
 func invalidf(format string, args ...any) error {
 	return invalidError(fmt.Sprintf(format, args...))
 }
+
+// ValueError is an ErrInvalid about a word that was given as a value. A caller that knows the value by another name, such as
+// that of a flag, says that in place of Noun.
+type ValueError struct {
+	Noun string // what the word stands for: "weight"
+	Rest string // the word, and what is wrong with it: "-1: want 0 to 2147483647"
+}
+
+func (e *ValueError) Error() string { return e.Noun + " " + e.Rest }
+
+// Is makes errors.Is(err, ErrInvalid) true.
+func (e *ValueError) Is(target error) bool { return target == ErrInvalid }
+
+// valuef makes a ValueError, of which the format is the rest.
+func valuef(noun, format string, args ...any) error {
+	return &ValueError{Noun: noun, Rest: fmt.Sprintf(format, args...)}
+}

@@ -38,16 +38,16 @@ func splitAddrPort(word string) (host, port string, err error) {
 	if inside, ok := strings.CutPrefix(word, "["); ok {
 		host, port, ok = strings.Cut(inside, "]:")
 		if !ok || !strings.Contains(host, ":") {
-			return "", "", invalidf("service %q: want [IPV6-ADDRESS]:PORT", word)
+			return "", "", valuef("service", "%q: want [IPV6-ADDRESS]:PORT", word)
 		}
 		return host, port, nil
 	}
 	host, port, ok := strings.Cut(word, ":")
 	if !ok {
-		return "", "", invalidf("service %q has no port: want ADDRESS:PORT", word)
+		return "", "", valuef("service", "%q has no port: want ADDRESS:PORT", word)
 	}
 	if strings.Contains(port, ":") {
-		return "", "", invalidf("service %q: an IPv6 address needs brackets: want [ADDRESS]:PORT", word)
+		return "", "", valuef("service", "%q: an IPv6 address needs brackets: want [ADDRESS]:PORT", word)
 	}
 	return host, port, nil
 }
@@ -74,7 +74,7 @@ func validateBackendAddr(addr netip.Addr) error {
 func parseAddr(role, word string, validate func(netip.Addr) error) (netip.Addr, error) {
 	addr, err := netip.ParseAddr(word)
 	if err != nil {
-		return netip.Addr{}, invalidf("%s %q is not an IP address", role, word)
+		return netip.Addr{}, valuef(role, "%q is not an IP address", word)
 	}
 	if err := validate(addr); err != nil {
 		return netip.Addr{}, err
@@ -86,7 +86,7 @@ func parseAddr(role, word string, validate func(netip.Addr) error) (netip.Addr, 
 // only on the interface that has them (net/ipv6/route.c, rt6_need_strict), not those of lo on another.
 func validateVIP(addr netip.Addr) error {
 	if addr.Is6() && addr.IsLinkLocalUnicast() {
-		return invalidf("VIP %s is a link-local address: real servers, which have it on lo, would not take packets for it", addr)
+		return valuef("VIP", "%s is a link-local address: real servers, which have it on lo, would not take packets for it", addr)
 	}
 	return validateUnicast("VIP", addr)
 }
@@ -95,19 +95,19 @@ func validateVIP(addr netip.Addr) error {
 func validateUnicast(role string, addr netip.Addr) error {
 	switch {
 	case !addr.IsValid():
-		return invalidf("%s has no address", role)
+		return valuef(role, "has no address")
 	case addr.Zone() != "":
-		return invalidf("%s %s: a zone cannot be given, the interface is found by the route", role, addr)
+		return valuef(role, "%s: a zone cannot be given, the interface is found by the route", addr)
 	case addr.Is4In6():
-		return invalidf("%s %s is an IPv4 address in IPv6 form: write %s", role, addr, addr.Unmap())
+		return valuef(role, "%s is an IPv4 address in IPv6 form: write %s", addr, addr.Unmap())
 	case addr.IsUnspecified():
-		return invalidf("%s %s is the unspecified address", role, addr)
+		return valuef(role, "%s is the unspecified address", addr)
 	case addr.IsLoopback():
-		return invalidf("%s %s is a loopback address", role, addr)
+		return valuef(role, "%s is a loopback address", addr)
 	case addr.IsMulticast():
-		return invalidf("%s %s is a multicast address", role, addr)
+		return valuef(role, "%s is a multicast address", addr)
 	case addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
-		return invalidf("%s %s is the broadcast address", role, addr)
+		return valuef(role, "%s is the broadcast address", addr)
 	}
 	return nil
 }
@@ -128,18 +128,18 @@ func ParsePersistence(word string) (time.Duration, error) {
 // ParseGranularity reads how many leading bits of an address make a client: a number, or an IPv4 netmask. Whether there
 // are so many depends on the service. The error is an ErrInvalid and names the word.
 func ParseGranularity(word string) (uint8, error) {
-	if !strings.Contains(word, ".") {
-		n, err := parseNumber("prefix length", strings.TrimPrefix(word, "/"), 0, 128)
+	if length := strings.TrimPrefix(word, "/"); length != "" && strings.Trim(length, "0123456789") == "" {
+		n, err := parseNumber("prefix length", length, 0, 128)
 		return uint8(n), err
 	}
 	mask, err := netip.ParseAddr(word)
 	if err != nil || !mask.Is4() {
-		return 0, invalidf("netmask %q: want one such as 255.255.255.0, or a prefix length", word)
+		return 0, valuef("netmask", "%q: want one such as 255.255.255.0, or a prefix length", word)
 	}
 	bytes := mask.As4()
 	ones, bits := net.IPMask(bytes[:]).Size()
 	if bits == 0 {
-		return 0, invalidf("netmask %q is not leading ones and then zeros", word)
+		return 0, valuef("netmask", "%q is not leading ones and then zeros", word)
 	}
 	return uint8(ones), nil
 }
@@ -167,10 +167,10 @@ func ParseTimeout(word string) (time.Duration, error) {
 func ParseMAC(word string) ([6]byte, error) {
 	mac, err := net.ParseMAC(word)
 	if err != nil || len(mac) != 6 {
-		return [6]byte{}, invalidf("MAC %q: want six bytes such as 02:00:00:00:00:08", word)
+		return [6]byte{}, valuef("MAC", "%q: want six bytes such as 02:00:00:00:00:08", word)
 	}
 	if [6]byte(mac) == [6]byte{} || mac[0]&1 != 0 {
-		return [6]byte{}, invalidf("MAC %s is not the address of one host", mac)
+		return [6]byte{}, valuef("MAC", "%s is not the address of one host", mac)
 	}
 	return [6]byte(mac), nil
 }
@@ -185,10 +185,10 @@ func ParseVLAN(word string) (uint16, error) {
 func parseNumber(what, word string, min, max int64) (int64, error) {
 	n, err := strconv.ParseInt(word, 10, 64)
 	if err != nil && !errors.Is(err, strconv.ErrRange) || strings.HasPrefix(word, "+") {
-		return 0, invalidf("%s %q: want %d to %d", what, word, min, max)
+		return 0, valuef(what, "%q: want %d to %d", word, min, max)
 	}
 	if n < min || n > max {
-		return 0, invalidf("%s %s: want %d to %d", what, word, min, max)
+		return 0, valuef(what, "%s: want %d to %d", word, min, max)
 	}
 	return n, nil
 }

@@ -47,7 +47,7 @@ func ParsePorts(list string) ([]PortRange, error) {
 			return nil, err
 		}
 		if r.First > r.Last {
-			return nil, invalidf("ports %q: the first is above the last", word)
+			return nil, valuef("ports", "%q: the first is above the last", word)
 		}
 		ranges = append(ranges, r)
 	}

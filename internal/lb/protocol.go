@@ -40,7 +40,7 @@ func ParseProtocol(word string) (Protocol, error) {
 	case "sctp":
 		return SCTP, nil
 	}
-	return 0, invalidf("unknown protocol %q: want tcp, udp or sctp", word)
+	return 0, valuef("unknown protocol", "%q: want tcp, udp or sctp", word)
 }
 
 func (p Protocol) validate() error {

@@ -31,5 +31,5 @@ func ParseRemoval(word string) (Removal, error) {
 			return r, nil
 		}
 	}
-	return 0, invalidf("on-removal %q: want reschedule or keep", word)
+	return 0, valuef("on-removal", "%q: want reschedule or keep", word)
 }

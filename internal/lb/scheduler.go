@@ -61,7 +61,7 @@ func ParseScheduler(word string) (Scheduler, error) {
 			return s, nil
 		}
 	}
-	return 0, invalidf("unknown scheduler %q: %s", word, wantScheduler)
+	return 0, valuef("unknown scheduler", "%q: %s", word, wantScheduler)
 }
 
 func (s Scheduler) validate() error {
@@ -127,6 +127,14 @@ func ParseSchedulerFlag(word string) (flag SchedulerFlags, of Scheduler, known b
 	return 0, 0, false
 }
 
+// wantFlags says which flags a scheduler has, of those that mean something to it.
+func (s Scheduler) wantFlags() string {
+	if names := s.flagNames(); names != RR.flagNames() {
+		return "want " + names[0] + " or " + names[1]
+	}
+	return s.String() + " has none"
+}
+
 // ParseSchedulerFlags reads the flags of a scheduler as LVS writes them: "sh-fallback,sh-port", "" for none. The error is an
 // ErrInvalid and names the word.
 func (s Scheduler) ParseSchedulerFlags(words string) (flags SchedulerFlags, err error) {
@@ -134,7 +142,7 @@ func (s Scheduler) ParseSchedulerFlags(words string) (flags SchedulerFlags, err 
 		flag, of, known := ParseSchedulerFlag(word)
 		switch {
 		case !known:
-			return 0, invalidf("unknown scheduler flag %q: want %s", word, strings.ReplaceAll(s.FlagNames(allFlags), ",", ", "))
+			return 0, valuef("unknown scheduler flag", "%q: %s", word, s.wantFlags())
 		case of != 0 && of != s:
 			return 0, invalidf("scheduler flag %s is for %s, not %s", word, of, s)
 		}

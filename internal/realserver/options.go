@@ -16,13 +16,13 @@ const (
 	Filter ArpMode = "filter"
 )
 
-// ParseArpMode returns the mode of that name.
+// ParseArpMode returns the mode of that name. The error says only which there are.
 func ParseArpMode(name string) (ArpMode, error) {
 	switch mode := ArpMode(name); mode {
 	case Sysctl, Filter:
 		return mode, nil
 	}
-	return "", fmt.Errorf("unknown ARP mode %q: want %s or %s", name, Sysctl, Filter)
+	return "", fmt.Errorf("want %s or %s", Sysctl, Filter)
 }
 
 // DefaultStateDir is where the record of what was there before is kept.

@@ -206,7 +206,7 @@ func (o Options) complete() (Options, error) {
 		o.ArpMode = Sysctl
 	}
 	if _, err := ParseArpMode(string(o.ArpMode)); err != nil {
-		return o, err
+		return o, fmt.Errorf("ARP mode %q: %w", o.ArpMode, err)
 	}
 	if o.Persist && o.Executable == "" {
 		return o, errors.New("install the systemd unit: the path of xdplb is not known")

@@ -55,7 +55,7 @@ func TestSetupRefusesBeforeAnyChange(t *testing.T) {
 			"set up 172.10.0.20: this host has it already, as 172.10.0.20/16 on lo | ip address del 172.10.0.20/16 dev lo"},
 		{"on eth0", func(o *Options) { o.VIPs = []netip.Addr{addr("172.10.0.21")} },
 			"set up 172.10.0.21: this host has it already, as 172.10.0.21/16 on eth0 | ip address del 172.10.0.21/16 dev eth0"},
-		{"unknown mode", func(o *Options) { o.ArpMode = "none" }, `unknown ARP mode "none": want sysctl or filter`},
+		{"unknown mode", func(o *Options) { o.ArpMode = "none" }, `ARP mode "none": want sysctl or filter`},
 		{"foreign table", func(o *Options) { o.ArpMode = Filter },
 			"the nftables table arp xdplb is there already, and xdplb did not make it | if nobody needs it, delete it: nft delete table arp xdplb"},
 		{"unknown interface", func(o *Options) { o.Dev = "eth7" }, "find interface eth7: Link not found"},
