@@ -66,7 +66,7 @@ the longest timeout (fifteen minutes unless set) has passed since their backends
 	jsonFlag(cmd, &asJSON)
 	exclusive(cmd, "count", "sweep", "json")
 	for _, name := range []string{"client", "service", "backend", "state"} {
-		cmd.MarkFlagsMutuallyExclusive("sweep", name)
+		exclusive(cmd, "sweep", name)
 	}
 	return cmd
 }

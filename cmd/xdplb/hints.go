@@ -59,6 +59,7 @@ func hint(err error) string {
 		locked    *datapath.LockedError
 		foreign   *datapath.ForeignProgramError
 		capacity  *datapath.CapacityError
+		made      *datapath.MadeError
 		forbidden *datapath.CapabilityError
 		noPins    *datapath.FilesystemError
 		refused   *realserver.RefusedError
@@ -86,6 +87,8 @@ func hint(err error) string {
 		return `wait until those connections are over, or give them up: xdplb service set ADDRESS:PORT --on-removal reschedule`
 	case errors.As(err, &capacity):
 		return fmt.Sprintf(`only "xdplb detach --all" changes sizes: save, detach --all, attach with --%s, restore`, capacity.What)
+	case errors.As(err, &made):
+		return `only "xdplb detach --all" changes that: save, detach --all, attach, restore`
 	case errors.As(err, &forbidden):
 		return "run it with sudo"
 	case errors.As(err, &noPins):

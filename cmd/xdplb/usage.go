@@ -39,7 +39,7 @@ func isUsage(err error) bool {
 // takes checks the positional arguments against their names: "ADDRESS", "[FILE]" (may be left out), "VIP..." (one or
 // more).
 func takes(names ...string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
+	return func(cmd *cobra.Command, args []string) error {
 		for i, name := range names {
 			if i >= len(args) && !strings.HasPrefix(name, "[") {
 				return fmt.Errorf("%s is missing", strings.TrimSuffix(name, "..."))
@@ -49,10 +49,21 @@ func takes(names ...string) cobra.PositionalArgs {
 			}
 		}
 		if len(args) > len(names) {
-			return fmt.Errorf("unexpected argument %q", args[len(names)])
+			return unexpected(cmd, args[len(names)])
 		}
 		return nil
 	}
+}
+
+// unexpected refuses an argument, which may be the value of a flag that takes its value only behind an equals sign.
+func unexpected(cmd *cobra.Command, word string) error {
+	err := fmt.Errorf("unexpected argument %q", word)
+	cmd.Flags().Visit(func(flag *pflag.Flag) {
+		if flag.NoOptDefVal != "" && flag.Value.Type() != "bool" {
+			err = withHint(err, fmt.Sprintf("a value for --%[1]s is written --%[1]s=%[2]s", flag.Name, word))
+		}
+	})
+	return err
 }
 
 // noun makes the parent of verbs. By itself it is short for the verb "list", if there is one.
@@ -83,7 +94,7 @@ func noCommand(cmd *cobra.Command) error {
 			names = append(names, sub.Name())
 		}
 	}
-	return usagef("%s needs a command: %s", cmd.CommandPath(), strings.Join(names, ", "))
+	return usagef("which command? %s", strings.Join(names, ", "))
 }
 
 // unknownCommand names the word and, if one is close to it, the command that was probably meant.
@@ -110,6 +121,15 @@ func flagError(cmd *cobra.Command, err error) error {
 			return fmt.Errorf("--%s %s", invalid.GetFlag().Name, value.Rest)
 		}
 		return fmt.Errorf("--%s %q: %w", invalid.GetFlag().Name, invalid.GetValue(), invalid.Unwrap())
+	}
+	var bare *pflag.ValueRequiredError
+	if errors.As(err, &bare) {
+		kind, _ := pflag.UnquoteUsage(bare.GetFlag())
+		return fmt.Errorf("--%s needs a value, %s", bare.GetFlag().Name, kind)
+	}
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "" {
+		return fmt.Errorf("unknown flag: -%s", unknown.GetSpecifiedName())
 	}
 	return err
 }
@@ -166,11 +186,17 @@ func requireAnyFlag(cmd *cobra.Command, names ...string) {
 	}
 }
 
-// exclusive makes flags, one group in a command, of which no more than one can be given. It looks before cobra does, to
-// say it in fewer words.
+// exclusive makes flags, of which no more than one can be given, a group. It looks before cobra does, to say it in fewer
+// words.
 func exclusive(cmd *cobra.Command, names ...string) {
 	cmd.MarkFlagsMutuallyExclusive(names...)
-	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+	before := cmd.PreRunE
+	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
+		if before != nil {
+			if err := before(cmd, args); err != nil {
+				return err
+			}
+		}
 		given := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !cmd.Flags().Changed(name) })
 		if len(given) > 1 {
 			return usagef("--%s and --%s exclude each other", given[0], given[1])

@@ -277,7 +277,7 @@ func (d *decoder) backend(n *yaml.Node, service *Service) (Backend, error) {
 			if backend.Addr, err = lb.ParseBackendAddr(word); err != nil {
 				return err
 			}
-			return fits(service, backend.Addr)
+			return fits(service, lb.Backend{Addr: backend.Addr})
 		}),
 		d.number(values["weight"], "weight", func(word string) (err error) {
 			backend.Weight, err = lb.ParseWeight(word)
@@ -288,10 +288,10 @@ func (d *decoder) backend(n *yaml.Node, service *Service) (Backend, error) {
 			return err
 		}),
 		d.number(values["lower"], "lower", func(word string) (err error) {
-			if backend.Lower, err = lb.ParseThreshold(word); err == nil && backend.Lower > backend.Upper {
-				err = fmt.Errorf("lower threshold %d: want at most the upper one, %d", backend.Lower, backend.Upper)
+			if backend.Lower, err = lb.ParseThreshold(word); err != nil {
+				return err
 			}
-			return err
+			return fits(service, lb.Backend{Addr: backend.Addr, Upper: backend.Upper, Lower: backend.Lower})
 		}),
 		d.text(values["mac"], "mac", func(word string) (err error) {
 			backend.MAC, err = lb.ParseMAC(word)
@@ -320,10 +320,10 @@ func (d *decoder) backend(n *yaml.Node, service *Service) (Backend, error) {
 }
 
 // fits asks lb whether a backend may belong to a service.
-func fits(service *Service, addr netip.Addr) error {
+func fits(service *Service, backend lb.Backend) error {
 	_, err := lb.NewState([]lb.Service{{
 		ServiceKey: service.ServiceKey, Scheduler: service.Scheduler, Persistence: service.Persistence,
-		Backends: []lb.Backend{{Addr: addr}},
+		Backends: []lb.Backend{backend},
 	}})
 	return err
 }

@@ -47,6 +47,8 @@ func (d *decoder) syntaxError(text []byte, err error) error {
 		words = "a tab cannot indent: use spaces"
 	case words == openQuote:
 		words = "the quote is not closed"
+	case bytes.HasPrefix(text[at:], []byte(":")) && bytes.HasSuffix(text[:at], []byte("]")):
+		words = `an IPv6 address with a port needs quotes: "[ADDRESS]:PORT"`
 	}
 	before := text[:at]
 	line = 1 + bytes.Count(before, []byte("\n"))

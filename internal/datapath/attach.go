@@ -93,7 +93,7 @@ func openOrCreate(pinDir string, capacity Capacity, timeout time.Duration) (_ *D
 			have := d.capacity()
 			if want := capacity.or(have); want != have {
 				d.Close()
-				return nil, false, fmt.Errorf("the pins in %s are for %s, not for %s: save, detach --all, attach and restore to change that", pinDir, have, want)
+				return nil, false, &MadeError{have, want}
 			}
 			return d, created, nil
 		}
@@ -106,10 +106,6 @@ func openOrCreate(pinDir string, capacity Capacity, timeout time.Duration) (_ *D
 		}
 		created = true
 	}
-}
-
-func (c Capacity) String() string {
-	return fmt.Sprintf("%d flows, %d services and %d backends, with a flood rate of %d", c.Flows, c.Services, c.Backends, c.FloodRate)
 }
 
 // attach puts the interface's row in before the link, so that no packet runs without it.

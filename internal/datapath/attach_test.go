@@ -414,9 +414,9 @@ func TestCapacity(t *testing.T) {
 	t.Parallel()
 	attachment := director(t, Capacity{Flows: 1024, Services: 2, Backends: 3})
 	_, err := Attach(pinDir, "far0", Auto, Capacity{Flows: 2048})
-	wantError(t, err, "1024 flows", "2048 flows", "detach")
+	wantError(t, err, "--flows 1024, not 2048")
 	_, err = Attach(pinDir, "far0", Auto, Capacity{FloodRate: 77})
-	wantError(t, err, "rate of 1024", "rate of 77", "detach")
+	wantError(t, err, "--flood-rate 1024, not 77")
 
 	before, after := crashStates(t, attachment.Ifindex)
 	_, err = Change(pinDir, to(before))

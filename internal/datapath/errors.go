@@ -70,6 +70,27 @@ func (e *CapacityError) Error() string {
 	return fmt.Sprintf("%d %s%s do not fit: room for %d was made by the first attach (--%s)", e.Want, e.What, removed, e.Have, e.What)
 }
 
+// MadeError means that the maps were made for another capacity than an attach asks for.
+type MadeError struct{ Have, Want Capacity }
+
+func (e *MadeError) Error() string {
+	var differences []string
+	for _, size := range []struct {
+		flag       string
+		have, want uint32
+	}{
+		{"flows", e.Have.Flows, e.Want.Flows},
+		{"services", e.Have.Services, e.Want.Services},
+		{"backends", e.Have.Backends, e.Want.Backends},
+		{"flood-rate", e.Have.FloodRate, e.Want.FloodRate},
+	} {
+		if size.have != size.want {
+			differences = append(differences, fmt.Sprintf("--%s %d, not %d", size.flag, size.have, size.want))
+		}
+	}
+	return "the first attach was with " + strings.Join(differences, " and with ")
+}
+
 // MemoryError means that the maps of the wanted capacity do not fit into the machine's memory.
 type MemoryError struct {
 	Want, Available uint64 // bytes

@@ -117,8 +117,11 @@ func parseRule(words []string, names Names) (Command, error) {
 // takeOption takes an option and its value out of a line; nil: it is not there. An error of parse is a lb.ValueError.
 func takeOption[T any](words []string, option string, parse func(string) (T, error)) (rest []string, value *T, err error) {
 	at := slices.Index(words, option)
-	if at < 0 || at+1 == len(words) {
+	if at < 0 {
 		return words, nil, nil
+	}
+	if at+1 == len(words) {
+		return nil, nil, refuse("%s: missing argument", option)
 	}
 	read, err := parse(words[at+1])
 	var wrong *lb.ValueError

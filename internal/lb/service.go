@@ -201,6 +201,8 @@ func (s *Service) validateBackend(b *Backend) error {
 		return invalidf("backend %s is IPv6, the service %s is IPv4", b.Addr, s.ServiceKey)
 	case b.Weight > MaxWeight:
 		return invalidf("backend %s of %s: weight %d: want 0 to %d", b.Addr, s.ServiceKey, b.Weight, MaxWeight)
+	case b.Lower > 0 && b.Upper == 0:
+		return invalidf("backend %s of %s: the lower threshold %d needs an upper one", b.Addr, s.ServiceKey, b.Lower)
 	case b.Lower > b.Upper:
 		return invalidf("backend %s of %s: the lower threshold %d is above the upper %d",
 			b.Addr, s.ServiceKey, b.Lower, b.Upper)

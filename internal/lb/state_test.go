@@ -182,8 +182,10 @@ func TestStateRefusals(t *testing.T) {
 		{"persistence of all of IPv6", func(s *lb.State) error {
 			return s.AddService(lb.Service{ServiceKey: v6, Scheduler: lb.RR, Persistence: lb.Persistence{Timeout: time.Second}})
 		}, lb.ErrInvalid, "service TCP [2001:db8::64]:80: persistence of /0: want /1 to /128"},
-		{"thresholds upside down", setService(func(s *lb.Service) { s.Backends[0].Lower = 1 }), lb.ErrInvalid,
-			"backend 192.168.60.8 of TCP 172.10.0.9:80: the lower threshold 1 is above the upper 0"},
+		{"lower threshold alone", setService(func(s *lb.Service) { s.Backends[0].Lower = 1 }), lb.ErrInvalid,
+			"backend 192.168.60.8 of TCP 172.10.0.9:80: the lower threshold 1 needs an upper one"},
+		{"thresholds upside down", setService(func(s *lb.Service) { s.Backends[0].Lower, s.Backends[0].Upper = 2, 1 }), lb.ErrInvalid,
+			"backend 192.168.60.8 of TCP 172.10.0.9:80: the lower threshold 2 is above the upper 1"},
 		{"threshold too large", setService(func(s *lb.Service) { s.Backends[0].Upper = 1 << 31 }), lb.ErrInvalid,
 			"backend 192.168.60.8 of TCP 172.10.0.9:80: threshold 2147483648: want 0 to 2147483647"},
 		{"set missing service", func(s *lb.State) error { return s.SetService(missing, func(*lb.Service) error { return nil }) },
