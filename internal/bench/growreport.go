@@ -131,10 +131,10 @@ func (r GrowReport) WriteFiles(dir string) error {
 			return encoder.Encode(r)
 		},
 	}
-	subtitle := fmt.Sprintf("kernel %s, %d CPUs %s; packets: medians of %d rounds, control: of %d runs",
-		r.Machine.Kernel, r.Machine.CPUs, r.Machine.CPU, r.Rounds, r.Repeats)
+	machine := fmt.Sprintf("kernel %s, %d CPUs %s", r.Machine.Kernel, r.Machine.CPUs, r.Machine.CPU)
+	runs := fmt.Sprintf("packets: medians of %d rounds, control: of %d runs", r.Rounds, r.Repeats)
 	for _, curve := range r.Curves {
-		files[curve.Name+".svg"] = func(w io.Writer) error { return curve.WriteSVG(w, subtitle) }
+		files[curve.Name+".svg"] = func(w io.Writer) error { return curve.WriteSVG(w, machine, runs) }
 	}
 	for name, write := range files {
 		if err := writeFile(filepath.Join(dir, name), write); err != nil {

@@ -131,8 +131,9 @@ func roundUp(value float64) float64 {
 	return 10 * decade
 }
 
-// WriteSVG draws the curve. Points that have no place on logarithmic axes, at or below 0, are left out.
-func (c Curve) WriteSVG(w io.Writer, subtitle string) error {
+// WriteSVG draws the curve, with up to two lines below its title. Points that have no place on logarithmic axes, at or
+// below 0, are left out.
+func (c Curve) WriteSVG(w io.Writer, subtitles ...string) error {
 	var xs, ys []float64
 	for _, line := range c.Lines {
 		for _, p := range line.drawn() {
@@ -142,7 +143,7 @@ func (c Curve) WriteSVG(w io.Writer, subtitle string) error {
 	x := newAxis(xs, plotLeft, plotWidth-plotRight)
 	y := newAxis(ys, plotHeight-plotBottom, plotTop)
 	p := &plot{}
-	p.head(c.Title, subtitle)
+	p.head(c.Title, subtitles)
 	p.xAxis(x, c.X)
 	p.yAxis(y, c.Y)
 	for i, line := range c.Lines {
@@ -177,13 +178,15 @@ func (p *plot) words(x, y float64, attributes, text string) {
 	p.printf("<text x=\"%.1f\" y=\"%.1f\" %s>%s</text>\n", x, y, attributes, html.EscapeString(text))
 }
 
-func (p *plot) head(title, subtitle string) {
+func (p *plot) head(title string, subtitles []string) {
 	p.printf(`<svg xmlns="http://www.w3.org/2000/svg" width="%[1]g" height="%[2]g" viewBox="0 0 %[1]g %[2]g" `+
 		`font-family="Helvetica, Arial, DejaVu Sans, sans-serif" font-size="13" fill="#222">
 <rect width="100%%" height="100%%" fill="#fff"/>
 `, plotWidth, plotHeight)
-	p.words(plotLeft, 26, `font-size="17" font-weight="bold"`, title)
-	p.words(plotLeft, 45, `font-size="12" fill="#666"`, subtitle)
+	p.words(plotLeft, 22, `font-size="17" font-weight="bold"`, title)
+	for i, line := range subtitles {
+		p.words(plotLeft, 40+15*float64(i), `font-size="12" fill="#666"`, line)
+	}
 }
 
 func (p *plot) xAxis(x axis, title string) {

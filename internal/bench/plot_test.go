@@ -31,7 +31,7 @@ func testCurve() Curve {
 func TestPlot(t *testing.T) {
 	t.Parallel()
 	var svg strings.Builder
-	if err := testCurve().WriteSVG(&svg, "a machine"); err != nil {
+	if err := testCurve().WriteSVG(&svg, "a machine", "some runs"); err != nil {
 		t.Fatal(err)
 	}
 	const golden = "testdata/plot.svg"
@@ -58,7 +58,7 @@ func TestPlotDegenerate(t *testing.T) {
 		"one point": {{Name: "alone", Points: []Point{{X: 1 << 20, Y: 0.004}}}},
 	} {
 		var svg strings.Builder
-		if err := (Curve{Title: name, Lines: lines}).WriteSVG(&svg, ""); err != nil {
+		if err := (Curve{Title: name, Lines: lines}).WriteSVG(&svg); err != nil {
 			t.Fatal(err)
 		}
 		if strings.Contains(svg.String(), "NaN") || strings.Contains(svg.String(), "Inf") {
