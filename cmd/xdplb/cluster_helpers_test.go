@@ -124,6 +124,23 @@ func (c *cluster) check(err error) {
 	}
 }
 
+// answer speaks with everyone who connects, until the test ends.
+func (c *cluster) answer(listener net.Listener, speak func(net.Conn)) {
+	c.t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				speak(conn)
+			}()
+		}
+	}()
+}
+
 // connection is a TCP connection of the client with a web server.
 type connection struct {
 	conn   net.Conn

@@ -95,17 +95,7 @@ func (c *cluster) tellName(h *lab.Host, at netip.AddrPort) {
 	c.t.Helper()
 	listener, err := h.Listen("tcp4", at.String())
 	c.check(err)
-	c.t.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			conn.Write([]byte(h.Name))
-			conn.Close()
-		}
-	}()
+	c.answer(listener, func(conn net.Conn) { fmt.Fprint(conn, h.Name) })
 }
 
 // heard is what the client hears from one of its addresses.

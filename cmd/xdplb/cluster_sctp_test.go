@@ -108,21 +108,11 @@ func (c *cluster) answerSCTP(h *lab.Host, at netip.AddrPort) {
 		listener, err = net.FileListener(file)
 		return err
 	}))
-	c.t.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				for lines := bufio.NewScanner(conn); lines.Scan(); {
-					fmt.Fprintln(conn, h.Name)
-				}
-			}()
+	c.answer(listener, func(conn net.Conn) {
+		for lines := bufio.NewScanner(conn); lines.Scan(); {
+			fmt.Fprintln(conn, h.Name)
 		}
-	}()
+	})
 }
 
 // associate opens an association from the client.

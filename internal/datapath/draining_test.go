@@ -40,6 +40,19 @@ func newDrainer(t testing.TB, change func(*lb.Service)) *drainer {
 	return d
 }
 
+// eachDrainer runs a test under each of some schedulers, with a number of clients that have connected.
+func eachDrainer(t *testing.T, schedulers []lb.Scheduler, clients int, test func(*testing.T, *drainer)) {
+	t.Helper()
+	for _, scheduler := range schedulers {
+		t.Run(scheduler.String(), func(t *testing.T) {
+			t.Parallel()
+			d := newDrainer(t, func(s *lb.Service) { s.Scheduler = scheduler })
+			d.connect(t, 0, clients)
+			test(t, d)
+		})
+	}
+}
+
 // client is the n-th client.
 func (d *drainer) client(n int) netip.AddrPort {
 	return addrPort(address(d.Addr.Addr().Is6(), 9, n), uint16(1000+n))
@@ -79,11 +92,12 @@ func (d *drainer) of(mac [6]byte) (list []netip.AddrPort) {
 	return list
 }
 
-// busiest is the number of the backend that has most clients.
-func (d *drainer) busiest() (most int) {
-	for n := range d.Backends {
-		if len(d.of(d.Backends[n].Hop.MAC)) > len(d.of(d.Backends[most].Hop.MAC)) {
-			most = n
+// busiest is the backend that has most clients.
+func (d *drainer) busiest() lb.Backend {
+	most := d.Backends[0]
+	for _, b := range d.Backends[1:] {
+		if len(d.of(b.Hop.MAC)) > len(d.of(most.Hop.MAC)) {
+			most = b
 		}
 	}
 	return most
@@ -181,7 +195,7 @@ func TestDraining(t *testing.T) {
 
 func testDraining(t *testing.T, d *drainer) {
 	d.connect(t, 0, 60)
-	removed := d.Backends[d.busiest()]
+	removed := d.busiest()
 	kept, draining := len(d.of(removed.Hop.MAC)), 1
 	if d.OnRemoval == lb.Reschedule {
 		kept, draining = 0, 0
@@ -236,7 +250,7 @@ func TestDrainingWithoutEntries(t *testing.T) {
 	t.Parallel()
 	d := newDrainer(t, func(s *lb.Service) { s.Scheduler = lb.MH })
 	d.connect(t, 0, 60)
-	removed := d.Backends[d.busiest()]
+	removed := d.busiest()
 	clients := len(d.of(removed.Hop.MAC))
 	d.remove(t, removed)
 	forgetFlows(t)
@@ -260,101 +274,86 @@ func TestDrainingWithoutEntries(t *testing.T) {
 // TestDrainingAlone: connections go on, but for new ones there is no backend.
 func TestDrainingAlone(t *testing.T) {
 	t.Parallel()
-	for _, scheduler := range []lb.Scheduler{lb.RR, lb.MH, lb.WLC} {
-		t.Run(scheduler.String(), func(t *testing.T) {
-			t.Parallel()
-			d := newDrainer(t, func(s *lb.Service) { s.Scheduler = scheduler })
-			d.connect(t, 0, 30)
-			for _, b := range d.Backends {
-				d.remove(t, b)
-			}
-			wantDraining(t, "all removed", 3)
-			d.wantClients(t, "all removed", d.Backends[0], len(d.of(d.Backends[0].Hop.MAC)))
-			if to := d.send(t, d.client(100), layers.TCP{SYN: true}); to != [6]byte{} {
-				t.Errorf("a new connection goes to %x", to)
-			}
-		})
-	}
+	eachDrainer(t, []lb.Scheduler{lb.RR, lb.MH, lb.WLC}, 30, func(t *testing.T, d *drainer) {
+		for _, b := range d.Backends {
+			d.remove(t, b)
+		}
+		wantDraining(t, "all removed", 3)
+		d.wantClients(t, "all removed", d.Backends[0], len(d.of(d.Backends[0].Hop.MAC)))
+		if to := d.send(t, d.client(100), layers.TCP{SYN: true}); to != [6]byte{} {
+			t.Errorf("a new connection goes to %x", to)
+		}
+	})
 }
 
 // TestDrainingEnds gives the connections of a removed backend up at once: by the service's setting, and with the service.
 func TestDrainingEnds(t *testing.T) {
 	t.Parallel()
-	for _, scheduler := range []lb.Scheduler{lb.RR, lb.MH} {
-		t.Run(scheduler.String(), func(t *testing.T) {
-			t.Parallel()
-			d := newDrainer(t, func(s *lb.Service) { s.Scheduler = scheduler })
-			d.connect(t, 0, 30)
-			removed := d.Backends[d.busiest()]
-			d.remove(t, removed)
-			d.setRemoval(t, lb.Reschedule)
-			wantDraining(t, "to be rescheduled", 0)
-			d.wantClients(t, "to be rescheduled", removed, 0)
-			d.setRemoval(t, lb.Keep)
-			wantDraining(t, "kept again", 0)
+	eachDrainer(t, []lb.Scheduler{lb.RR, lb.MH}, 30, func(t *testing.T, d *drainer) {
+		removed := d.busiest()
+		d.remove(t, removed)
+		d.setRemoval(t, lb.Reschedule)
+		wantDraining(t, "to be rescheduled", 0)
+		d.wantClients(t, "to be rescheduled", removed, 0)
+		d.setRemoval(t, lb.Keep)
+		wantDraining(t, "kept again", 0)
 
-			clear(d.clients)
-			d.connect(t, 30, 60)
-			rest := snapshot(t).Services[0].Backends
-			d.remove(t, rest[0])
-			wantDraining(t, "another removed", 1)
-			mustChange(t, func(s *lb.State) error { return s.DeleteService(d.ServiceKey) })
-			wantDraining(t, "without the service", 0)
-			for client := range d.clients {
-				if to := d.send(t, client, layers.TCP{ACK: true}); to != [6]byte{} {
-					t.Errorf("without the service, a packet goes to %x", to)
-				}
+		clear(d.clients)
+		d.connect(t, 30, 60)
+		rest := snapshot(t).Services[0].Backends
+		d.remove(t, rest[0])
+		wantDraining(t, "another removed", 1)
+		mustChange(t, func(s *lb.State) error { return s.DeleteService(d.ServiceKey) })
+		wantDraining(t, "without the service", 0)
+		for client := range d.clients {
+			if to := d.send(t, client, layers.TCP{ACK: true}); to != [6]byte{} {
+				t.Errorf("without the service, a packet goes to %x", to)
 			}
-		})
-	}
+		}
+	})
 }
 
 // TestDrainingReturns adds a removed backend again: while it drains, it takes its id, its connections and its counters back;
 // later it is another one.
 func TestDrainingReturns(t *testing.T) {
 	t.Parallel()
-	for _, scheduler := range []lb.Scheduler{lb.RR, lb.MH, lb.LC} {
-		t.Run(scheduler.String(), func(t *testing.T) {
-			t.Parallel()
-			d := newDrainer(t, func(s *lb.Service) { s.Scheduler = scheduler })
-			d.connect(t, 0, 60)
-			removed := d.Backends[d.busiest()]
-			clients := len(d.of(removed.Hop.MAC))
-			before := stats(t)[d.ServiceKey]
-			id := readHashed(t, d.ServiceKey).ids[removed.Addr]
-			d.remove(t, removed)
+	eachDrainer(t, []lb.Scheduler{lb.RR, lb.MH, lb.LC}, 60, func(t *testing.T, d *drainer) {
+		removed := d.busiest()
+		clients := len(d.of(removed.Hop.MAC))
+		before := stats(t)[d.ServiceKey]
+		id := readHashed(t, d.ServiceKey).ids[removed.Addr]
+		d.remove(t, removed)
 
-			back := removed
-			back.Weight, back.Upper = 3, 1000
-			add := func() { mustChange(t, func(s *lb.State) error { return s.AddBackend(d.ServiceKey, back) }) }
-			add()
-			wantDraining(t, "back", 0)
-			if got := readHashed(t, d.ServiceKey).ids[removed.Addr]; got != id {
-				t.Errorf("it comes back as id %d, was %d", got, id)
-			}
-			if after := stats(t)[d.ServiceKey]; !cmp.Equal(before, after, byAddr) {
-				t.Errorf("before it had counted %+v, now %+v", before, after)
-			}
-			d.wantClients(t, "back", removed, clients)
-			d.connect(t, 60, 120)
-			if more := len(d.of(removed.Hop.MAC)) - clients; more == 0 {
-				t.Error("it gets no new connection")
-			}
+		back := removed
+		back.Weight, back.Upper = 3, 1000
+		add := func() { mustChange(t, func(s *lb.State) error { return s.AddBackend(d.ServiceKey, back) }) }
+		add()
+		wantDraining(t, "back", 0)
+		if got := readHashed(t, d.ServiceKey).ids[removed.Addr]; got != id {
+			t.Errorf("it comes back as id %d, was %d", got, id)
+		}
+		if after := stats(t)[d.ServiceKey]; !cmp.Equal(before, after, byAddr) {
+			t.Errorf("before it had counted %+v, now %+v", before, after)
+		}
+		d.wantClients(t, "back", removed, clients)
+		d.connect(t, 60, 120)
+		if more := len(d.of(removed.Hop.MAC)) - clients; more == 0 {
+			t.Error("it gets no new connection")
+		}
 
-			back.Upper = 0
-			d.remove(t, removed)
-			expireFlows(t)
-			pastSettling(t)
-			add()
-			if got := readHashed(t, d.ServiceKey).ids[removed.Addr]; got == id {
-				t.Error("later it comes back with the same id")
-			}
-			if late := stats(t)[d.ServiceKey].Backends[removed.Addr]; late != (BackendStats{}) {
-				t.Errorf("later it begins with %+v", late)
-			}
-			wantDraining(t, "later", 0)
-		})
-	}
+		back.Upper = 0
+		d.remove(t, removed)
+		expireFlows(t)
+		pastSettling(t)
+		add()
+		if got := readHashed(t, d.ServiceKey).ids[removed.Addr]; got == id {
+			t.Error("later it comes back with the same id")
+		}
+		if late := stats(t)[d.ServiceKey].Backends[removed.Addr]; late != (BackendStats{}) {
+			t.Errorf("later it begins with %+v", late)
+		}
+		wantDraining(t, "later", 0)
+	})
 }
 
 // TestDrainingMoves adds a draining backend again that has another MAC address now: its connections follow it there.
@@ -404,7 +403,7 @@ func TestDrainingClients(t *testing.T) {
 	t.Parallel()
 	d := newDrainer(t, func(s *lb.Service) { s.Persistence = lb.Persistence{Timeout: time.Hour, Prefix: 24} })
 	d.connect(t, 0, 1)
-	home := d.Backends[d.busiest()]
+	home := d.busiest()
 	again := addrPort(address(false, 9, 1), 2000) // of the same network
 	if to := d.send(t, again, layers.TCP{SYN: true}); to != home.Hop.MAC {
 		t.Fatalf("its second connection goes to %x, want %x", to, home.Hop.MAC)
@@ -453,30 +452,25 @@ func TestDrainingKeepsNoClient(t *testing.T) {
 // TestDrainingPieces: later fragments of a kept connection's datagrams, and errors about its packets, follow it.
 func TestDrainingPieces(t *testing.T) {
 	t.Parallel()
-	for _, scheduler := range []lb.Scheduler{lb.RR, lb.MH} {
-		t.Run(scheduler.String(), func(t *testing.T) {
-			t.Parallel()
-			d := newDrainer(t, func(s *lb.Service) { s.Scheduler = scheduler })
-			d.connect(t, 0, 30)
-			removed := d.Backends[d.busiest()]
-			d.remove(t, removed)
-			client, vip := d.of(removed.Hop.MAC)[0], d.Addr.Addr()
-			between := []func(*layers.IPv4){from4(client.Addr()), to4(vip)}
-			quoted := packet(ip4(from4(vip), to4(client.Addr())), tcp(d.Addr.Port(), client.Port(), tcpFlags{ack: true}), data(600))
-			for _, in := range [][]byte{
-				frame(ip4(append(between, fragment4(0, true))...), tcp(client.Port(), d.Addr.Port(), tcpFlags{ack: true}), data(1456)),
-				frame(ip4(append(between, protocol4(6), fragment4(185, false))...), data(100)),
-				frame(ip4(from4(router4), to4(vip)), icmp4(3, 4), quoted[:28]),
-			} {
-				copy(in, d.MAC[:])
-				dp := opened(t)
-				if to, sent := sentTo(dp.program, d.Ifindex, in); !sent || to != removed.Hop.MAC {
-					t.Errorf("sent: %v, to %x, want %x", sent, to, removed.Hop.MAC)
-				}
-				dp.Close()
+	eachDrainer(t, []lb.Scheduler{lb.RR, lb.MH}, 30, func(t *testing.T, d *drainer) {
+		removed := d.busiest()
+		d.remove(t, removed)
+		client, vip := d.of(removed.Hop.MAC)[0], d.Addr.Addr()
+		between := []func(*layers.IPv4){from4(client.Addr()), to4(vip)}
+		quoted := packet(ip4(from4(vip), to4(client.Addr())), tcp(d.Addr.Port(), client.Port(), tcpFlags{ack: true}), data(600))
+		for _, in := range [][]byte{
+			frame(ip4(append(between, fragment4(0, true))...), tcp(client.Port(), d.Addr.Port(), tcpFlags{ack: true}), data(1456)),
+			frame(ip4(append(between, protocol4(6), fragment4(185, false))...), data(100)),
+			frame(ip4(from4(router4), to4(vip)), icmp4(3, 4), quoted[:28]),
+		} {
+			copy(in, d.MAC[:])
+			dp := opened(t)
+			if to, sent := sentTo(dp.program, d.Ifindex, in); !sent || to != removed.Hop.MAC {
+				t.Errorf("sent: %v, to %x, want %x", sent, to, removed.Hop.MAC)
 			}
-		})
-	}
+			dp.Close()
+		}
+	})
 }
 
 // TestDrainingPeers: the director, removed from its own service, gets nothing from the peer any more but what goes on; the
@@ -573,46 +567,42 @@ func TestDrainingNeedsRoom(t *testing.T) {
 // TestReapingFails ends reaping after every step: the backend drains yet or is gone, and the next writer converges.
 func TestReapingFails(t *testing.T) {
 	t.Parallel()
-	for _, scheduler := range []lb.Scheduler{lb.RR, lb.MH} {
-		t.Run(scheduler.String(), func(t *testing.T) {
-			t.Parallel()
-			d := newDrainer(t, func(s *lb.Service) { s.Scheduler = scheduler })
-			failure := errors.New("injected")
-			for step := 0; ; step++ {
-				mustChange(t, to(lb.State{}))
-				mustChange(t, func(s *lb.State) error { return s.AddService(d.Service) })
-				d.connect(t, 0, 12)
-				d.remove(t, d.Backends[0])
-				expireFlows(t)
-				pastSettling(t)
-				before := stats(t)[d.ServiceKey].Counters
-				left := step
-				err := reapDraining(pinDir, options{LockTimeout, nil, func(string) error {
-					if left--; left < 0 {
-						return failure
-					}
-					return nil
-				}})
-				if err == nil {
-					if step < 8 {
-						t.Errorf("it has %d steps only", step)
-					}
-					break
+	eachDrainer(t, []lb.Scheduler{lb.RR, lb.MH}, 0, func(t *testing.T, d *drainer) {
+		failure := errors.New("injected")
+		for step := 0; ; step++ {
+			mustChange(t, to(lb.State{}))
+			mustChange(t, func(s *lb.State) error { return s.AddService(d.Service) })
+			d.connect(t, 0, 12)
+			d.remove(t, d.Backends[0])
+			expireFlows(t)
+			pastSettling(t)
+			before := stats(t)[d.ServiceKey].Counters
+			left := step
+			err := reapDraining(pinDir, options{LockTimeout, nil, func(string) error {
+				if left--; left < 0 {
+					return failure
 				}
-				if !errors.Is(err, failure) {
-					t.Fatal(err)
+				return nil
+			}})
+			if err == nil {
+				if step < 8 {
+					t.Errorf("it has %d steps only", step)
 				}
-				checkTables(t)
-				mustChange(t, func(*lb.State) error { return nil })
-				checkTidy(t)
-				reap(t)
-				wantDraining(t, fmt.Sprintf("reaped after step %d and again", step), 0)
-				if after := stats(t)[d.ServiceKey].Counters; after != before {
-					t.Errorf("before %+v were counted, now %+v", before, after)
-				}
+				break
 			}
-		})
-	}
+			if !errors.Is(err, failure) {
+				t.Fatal(err)
+			}
+			checkTables(t)
+			mustChange(t, func(*lb.State) error { return nil })
+			checkTidy(t)
+			reap(t)
+			wantDraining(t, fmt.Sprintf("reaped after step %d and again", step), 0)
+			if after := stats(t)[d.ServiceKey].Counters; after != before {
+				t.Errorf("before %+v were counted, now %+v", before, after)
+			}
+		}
+	})
 }
 
 // TestDrainingKilled kills the writer after every step of each change that lets a backend drain, or ends that. Connections
@@ -645,7 +635,7 @@ func TestDrainingKilled(t *testing.T) {
 					mustChange(t, func(s *lb.State) error { return s.AddService(d.Service) })
 					clear(d.clients)
 					d.connect(t, 0, 12)
-					b := d.Backends[d.busiest()]
+					b := d.busiest()
 					clients := len(d.of(b.Hop.MAC))
 					if test.removed {
 						d.remove(t, b)

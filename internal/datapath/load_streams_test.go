@@ -409,16 +409,7 @@ func (f *streams) eachFlow(t testing.TB, count uint32) (stopped int) {
 // status is the director's.
 func (f *streams) status(t testing.TB) FlowStatus {
 	t.Helper()
-	d, err := Open(pinDir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
-	status, err := d.Status()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return status.Flows
+	return status(t).Flows
 }
 
 // serve adds all services, with the schedulers by turns. The backends of the first one have the lowest numbers.

@@ -40,16 +40,24 @@ func (d *Datapath) count(t testing.TB, id uint32, scale uint64) Counters {
 
 func stats(t testing.TB) map[lb.ServiceKey]ServiceStats {
 	t.Helper()
-	d, err := Open(pinDir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := opened(t)
 	defer d.Close()
 	all, err := d.Stats()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return all
+}
+
+func status(t testing.TB) Status {
+	t.Helper()
+	d := opened(t)
+	defer d.Close()
+	status, err := d.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return status
 }
 
 func TestStats(t *testing.T) {
@@ -159,15 +167,7 @@ func TestStatus(t *testing.T) {
 	attachment := director(t, small)
 	before, _ := crashStates(t, attachment.Ifindex)
 	mustChange(t, to(before))
-	d, err := Open(pinDir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
-	status, err := d.Status()
-	if err != nil {
-		t.Fatal(err)
-	}
+	status := status(t)
 	capacity := small
 	capacity.FloodRate = 1024
 	if status.Epoch != 1 || status.Schema != Schema || status.Capacity != capacity || status.Program.Name != "xdplb" {
