@@ -20,11 +20,17 @@ const (
 // changes the length for nobody. All lengths are powers of two, so that a client's slot in a longer table lies within its
 // slot in a shorter one.
 func MaglevSlots(backends int) int {
-	slots := minMaglevSlots
-	for slots < MaxSlots && slots < slotsPerBackend*backends {
-		slots *= 2
+	return powerOfTwo(minMaglevSlots, slotsPerBackend*backends)
+}
+
+// powerOfTwo is the length of a table that shall have some slots, but not fewer than least nor more than MaxSlots, which are
+// powers of two themselves.
+func powerOfTwo(least, slots int) int {
+	length := least
+	for length < MaxSlots && length < slots {
+		length *= 2
 	}
-	return slots
+	return length
 }
 
 // What bounds the length of the table by which other schedulers' services place the SYNs of a flood. It may be
@@ -36,11 +42,7 @@ const (
 
 // FloodSlots is the length of that table, a power of two, for a service with so many backends, as in MaglevSlots.
 func FloodSlots(backends int) int {
-	slots := minFloodSlots
-	for slots < MaxSlots && slots < floodSlotsPerBackend*backends {
-		slots *= 2
-	}
-	return slots
+	return powerOfTwo(minFloodSlots, floodSlotsPerBackend*backends)
 }
 
 // Seeds of the two hashes; part of the tables' definition, since all directors must build the same.
