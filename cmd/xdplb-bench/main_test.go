@@ -4,9 +4,10 @@ package main
 
 import (
 	"bytes"
-	"os"
 	"strings"
 	"testing"
+
+	"xdplb/internal/testenv"
 )
 
 func TestWrongUsage(t *testing.T) {
@@ -57,11 +58,7 @@ func TestHelp(t *testing.T) {
 
 func TestFullDevice(t *testing.T) {
 	t.Parallel()
-	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer full.Close()
+	full := testenv.Full(t)
 	for _, args := range [][]string{{"--help"}, {"icount", "--help"}} {
 		var stderr bytes.Buffer
 		status := run(args, full, &stderr)

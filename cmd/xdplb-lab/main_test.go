@@ -73,11 +73,7 @@ func TestUsage(t *testing.T) {
 // TestFullDevice wants what cannot be written said.
 func TestFullDevice(t *testing.T) {
 	t.Parallel()
-	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer full.Close()
+	full := testenv.Full(t)
 	for _, args := range [][]string{{"--help"}, {"help", "up"}, {"completion", "bash"}} {
 		var talk strings.Builder
 		status := run("xdplb-lab", args, strings.NewReader(""), full, &talk)

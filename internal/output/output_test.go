@@ -5,21 +5,17 @@ package output
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
+
+	"xdplb/internal/testenv"
 )
 
 func TestFullDevice(t *testing.T) {
 	t.Parallel()
-	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer full.Close()
-	w := &Writer{To: full}
-	_, err = fmt.Fprintln(w, "a line")
+	w := &Writer{To: testenv.Full(t)}
+	_, err := fmt.Fprintln(w, "a line")
 	const want = "writing to standard output: no space left on device"
 	if !errors.Is(err, syscall.ENOSPC) || err.Error() != want || !w.Failed() {
 		t.Fatalf("got %v, want %s", err, want)

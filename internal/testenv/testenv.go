@@ -71,6 +71,17 @@ func RequireSCTP(tb testing.TB) {
 	unix.Close(fd)
 }
 
+// Full is a file to which nothing can be written, as to one on a full device. It is closed at the test's end.
+func Full(tb testing.TB) *os.File {
+	tb.Helper()
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { full.Close() })
+	return full
+}
+
 // Namespace moves the calling goroutine, for the rest of its life, into namespaces of its own, as [Isolate] does. The
 // thread is never given back to the runtime: it ends with the test, and the namespaces with it.
 func Namespace(tb testing.TB) {
