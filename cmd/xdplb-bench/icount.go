@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"xdplb/internal/bench"
+	"xdplb/internal/help"
 )
 
 // icountOptions is the command line behind the word icount.
@@ -41,7 +42,7 @@ func runICount(args []string, stdout, stderr io.Writer) int {
 			fmt.Fprintf(stdout, "Usage: xdplb-bench icount [flags]\n\n%s", flags.FlagUsages())
 			return exitDone
 		}
-		return fail(stderr, err, exitUsage)
+		return fail(stderr, help.FlagError(err), exitUsage)
 	}
 	if err := o.check(flags.Args()); err != nil {
 		return fail(stderr, err, exitUsage)

@@ -23,6 +23,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"xdplb/internal/bench"
+	"xdplb/internal/help"
 	"xdplb/internal/output"
 )
 
@@ -90,7 +91,7 @@ func choose(args []string, stdout, stderr io.Writer) int {
 			fmt.Fprintf(stdout, "Usage: xdplb-bench [flags]\n\n%s", flags.FlagUsages())
 			return exitDone
 		}
-		return fail(stderr, err, exitUsage)
+		return fail(stderr, help.FlagError(err), exitUsage)
 	}
 	o.complete(flags)
 	only, err := o.check(flags.Args())

@@ -16,6 +16,7 @@ func TestWrongUsage(t *testing.T) {
 		args, want string
 	}{
 		{"fast", `unexpected word "fast"`},
+		{"--rounds many", "--rounds \"many\": must be an integer"},
 		{"--rounds 0", "--rounds 0: want at least 1"},
 		{"--batch 1us", "--batch 1µs: want at least 1ms"},
 		{"--flows 0", "--flows 0: want 1 to"},

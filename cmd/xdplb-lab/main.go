@@ -116,6 +116,7 @@ It stays up until "xdplb-lab down".`,
 	root.SetIn(env.stdin)
 	root.SetOut(env.stdout)
 	root.SetErr(env.stderr)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return help.FlagError(err) })
 	root.AddCommand(upCommand(env), downCommand(env), statusCommand(env),
 		execCommand(env), shellCommand(env), demoCommand(env))
 	help.Install(root, "", unknownCommand)

@@ -50,6 +50,8 @@ func TestUsage(t *testing.T) {
 		{[]string{"up", "now"}, "xdplb-lab: unexpected argument \"now\"\nhint: xdplb-lab help up\n"},
 		{[]string{"up", "--arp", "loud"},
 			"xdplb-lab: --arp \"loud\": want static, sysctl, filter or none\nhint: xdplb-lab help up\n"},
+		{[]string{"up", "--backends", "two"}, "xdplb-lab: --backends \"two\": must be an integer\nhint: xdplb-lab help up\n"},
+		{[]string{"up", "--backends"}, "xdplb-lab: --backends needs a value, N\nhint: xdplb-lab help up\n"},
 		{[]string{"up", "--backends", "0"}, "xdplb-lab: --backends 0: want 1 to 200\nhint: xdplb-lab help up\n"},
 		{[]string{"up", "--directors", "3"}, "xdplb-lab: --directors 3: want 1 or 2\nhint: xdplb-lab help up\n"},
 		{[]string{"exec"}, "xdplb-lab: HOST is missing\nhint: xdplb-lab help exec\n"},

@@ -81,6 +81,7 @@ prints it for a file, "xdplb restore" and "xdplb apply" read one.`,
   xdplb realserver setup 172.10.0.9 --gateway 192.168.60.1
 
   # on the director
+  xdplb vip add 172.10.0.9 --dev eth0
   xdplb attach eth0
   xdplb service add 172.10.0.9:80 --scheduler rr
   xdplb backend add 192.168.60.8

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"xdplb/internal/lb"
+	"xdplb/internal/help"
 )
 
 // usageError is something wrong with the command line itself, found after cobra has accepted it.
@@ -109,29 +109,16 @@ func unknownCommand(cmd *cobra.Command, word string) error {
 	return err
 }
 
-// flagError words pflag's errors. A flag after a misspelt command is unknown because the command is.
+// flagError explains what pflag refuses. A flag after a misspelt command is unknown because the command is.
 func flagError(cmd *cobra.Command, err error) error {
 	if cmd.HasSubCommands() && cmd.Flags().NArg() > 0 {
 		return unknownCommand(cmd, cmd.Flags().Arg(0))
 	}
-	var invalid *pflag.InvalidValueError
-	if errors.As(err, &invalid) {
-		var value *lb.ValueError
-		if errors.As(err, &value) {
-			return fmt.Errorf("--%s %s", invalid.GetFlag().Name, value.Rest)
-		}
-		return fmt.Errorf("--%s %q: %w", invalid.GetFlag().Name, invalid.GetValue(), invalid.Unwrap())
-	}
-	var bare *pflag.ValueRequiredError
-	if errors.As(err, &bare) {
-		kind, _ := pflag.UnquoteUsage(bare.GetFlag())
-		return fmt.Errorf("--%s needs a value, %s", bare.GetFlag().Name, kind)
-	}
 	var unknown *pflag.NotExistError
-	if errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "" {
-		return fmt.Errorf("unknown flag: -%s", unknown.GetSpecifiedName())
+	if errors.As(err, &unknown) && unknown.GetSpecifiedName() == "version" {
+		err = withHint(err, "xdplb version")
 	}
-	return err
+	return help.FlagError(err)
 }
 
 // parsed is a flag whose value is made from its word by a function, of which the error is a lb.ValueError or says only what

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package help makes xdplb and xdplb-lab explain themselves in one form and voice: the command "help", the flag --help,
-// and the command "completion".
+// Package help makes xdplb, xdplb-lab and xdplb-bench explain themselves in one form and voice: the command "help", the
+// flag --help, the command "completion", and errors about flags.
 package help
 
 import (
