@@ -36,7 +36,7 @@ func powerOfTwo(least, slots int) int {
 // What bounds the length of the table by which other schedulers' services place the SYNs of a flood. It may be
 // rough, since most of these come to nothing: eight slots for each backend keep equal ones within an eighth of one another.
 const (
-	minFloodSlots        = 256
+	minFloodSlots        = 64
 	floodSlotsPerBackend = 8
 )
 

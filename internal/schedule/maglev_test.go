@@ -199,6 +199,15 @@ func TestMaglevQuiescedIsRemoved(t *testing.T) {
 	}
 }
 
+func TestFloodSlots(t *testing.T) {
+	t.Parallel()
+	for backends, want := range map[int]int{0: 64, 8: 64, 9: 128, 100: 1024, 8192: 65536, 1 << 20: 65536} {
+		if got := schedule.FloodSlots(backends); got != want {
+			t.Errorf("%d backends: %d slots, want %d", backends, got, want)
+		}
+	}
+}
+
 func TestMaglevSlots(t *testing.T) {
 	t.Parallel()
 	for backends, want := range map[int]int{
