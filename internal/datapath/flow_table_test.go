@@ -390,6 +390,50 @@ func TestFill(t *testing.T) {
 	}
 }
 
+// TestFillMixed fills a table with connections of which each third is never answered: those give way, and another one only
+// where both its buckets are full of established ones, of which there are few.
+func TestFillMixed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a second or two")
+	}
+	t.Parallel()
+	const capacity, reals = 65_536, 16
+	home := uint32((capacity + int(ways) - 1) / int(ways))
+	d := newRig(t, tableOf(home, home/2))
+	d.publish(tcpService("172.10.0.9:80", xdplbSchedulerSCHEDULER_RR, d.addReals(reals)...))
+	opening, later := templateOf(tcpFlags{syn: true}, portPlain), templateOf(tcpFlags{ack: true}, portPlain)
+	isAnswered := func(flow int) bool { return flow%3 > 0 }
+	flows := 0
+	for _, percent := range []int{10, 50, 90, 150} {
+		for ; flows < capacity*percent/100; flows++ {
+			d.destination(t, opening.of(clientNumber(flows)))
+			if isAnswered(flows) {
+				d.destination(t, later.of(clientNumber(flows)))
+			}
+		}
+		lost := uint64(0)
+		for flow := range flows {
+			if !isAnswered(flow) {
+				continue
+			}
+			if action, out := d.run(later.of(clientNumber(flow))); action == xdpPass {
+				lost++
+			} else if action != xdpTX || macAddr(out[:6]) != realMAC(flow%reals) {
+				t.Fatalf("flow %d: verdict %d to %x, want %x", flow, action, out[:6], realMAC(flow%reals))
+			}
+		}
+		evicted := d.evictions()
+		t.Logf("%d %%: evictions embryonic %d, spilled %d, established %d", percent, evicted[xdplbEvictionEVICTION_EMBRYONIC],
+			evicted[xdplbEvictionEVICTION_SPILLED], evicted[xdplbEvictionEVICTION_ESTABLISHED])
+		if lost != evicted[xdplbEvictionEVICTION_ESTABLISHED] || percent <= 50 && lost > 0 || lost > uint64(flows/100) {
+			t.Errorf("%d %%: %d established flows lost, %d counted", percent, lost, evicted[xdplbEvictionEVICTION_ESTABLISHED])
+		}
+		if percent == 150 && evicted[xdplbEvictionEVICTION_EMBRYONIC] == 0 {
+			t.Errorf("%d %%: no embryonic flow gave way: this test shows nothing", percent)
+		}
+	}
+}
+
 // lookForAll sends a packet of each flow and returns how many were not known any more. The known ones must go where
 // they went.
 func (d *rig) lookForAll(t *testing.T, later template, flows, reals int) (lost int) {

@@ -245,6 +245,33 @@ func TestLimitReachedByTemplates(t *testing.T) {
 	}
 }
 
+// TestTurnsGoOnWhereAllWereFull: whom all backends refuse takes no turn, and the cycle goes on where it was. LVS's wrr begins
+// it anew.
+func TestTurnsGoOnWhereAllWereFull(t *testing.T) {
+	t.Parallel()
+	d := newRig(t)
+	reals := d.addReals(2)
+	service := limitedService(t, lb.WRR, 0, reals)
+	service.slots = []uint32{reals[0], reals[0], reals[1]}
+	d.publish(service)
+	d.setLimit(reals[0], 3, 0)
+	d.setLimit(reals[1], 1, 0)
+	for flow, want := range []int{0, 0, 1, 0, -1, -1, 0, 1, 0, 0, 1} {
+		if flow == 6 {
+			for _, id := range reals {
+				d.setLimit(id, 0, 0)
+			}
+		}
+		action, out := d.run(datagramOf(client4, uint16(2000+flow)))
+		switch {
+		case want < 0 && action != xdpPass:
+			t.Errorf("flow %d: verdict %d to %x, want it refused", flow, action, out[:6])
+		case want >= 0 && (action != xdpTX || macAddr(out[:6]) != realMAC(want)):
+			t.Errorf("flow %d: verdict %d to %x, want %x", flow, action, out[:6], realMAC(want))
+		}
+	}
+}
+
 // TestLimitOnTwoCPUs: the last place is taken once, by whichever scheduler, and nobody is refused while there is one.
 func TestLimitOnTwoCPUs(t *testing.T) {
 	t.Parallel()
