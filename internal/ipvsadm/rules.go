@@ -114,7 +114,7 @@ func parseRule(words []string, names Names) (Command, error) {
 	return command, nil
 }
 
-// takeOption takes an option and its value out of a line; nil: it is not there. An error of parse is a lb.ValueError.
+// takeOption takes an option and its value out of a line; nil: it is not there.
 func takeOption[T any](words []string, option string, parse func(string) (T, error)) (rest []string, value *T, err error) {
 	at := slices.Index(words, option)
 	if at < 0 {
@@ -125,8 +125,11 @@ func takeOption[T any](words []string, option string, parse func(string) (T, err
 	}
 	read, err := parse(words[at+1])
 	var wrong *lb.ValueError
-	if errors.As(err, &wrong) {
+	switch {
+	case errors.As(err, &wrong):
 		return nil, nil, refuse("%s %s", option, wrong.Rest)
+	case err != nil:
+		return nil, nil, refuse("%s: %v", option, err)
 	}
 	return slices.Delete(slices.Clone(words), at, at+2), &read, nil
 }
