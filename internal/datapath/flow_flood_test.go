@@ -350,7 +350,7 @@ func TestFloodOverStaleEntry(t *testing.T) {
 				d.setEntry(home, way, entry)
 			}
 		}
-		d.put("cursors", uint32(1), xdplbCursor{Next: 3, FloodSince: nowTicks(t), FloodUntil: nowTicks(t) + 20, Floods: 1})
+		d.put("cursors", uint32(1), xdplbCursor{Next: 3, FloodSince: earlyTick(t), FloodUntil: nowTicks(t) + 20, Floods: 1})
 	}
 
 	turns := takingTurns(d.addReals(reals))

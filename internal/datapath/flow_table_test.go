@@ -227,14 +227,16 @@ func TestWayOfANewFlow(t *testing.T) {
 	}
 }
 
-// settle puts entries into a bucket.
+// settle puts entries into a bucket, when a tick has just begun: the program's clock is a little late, and what it sees may
+// be a tick ahead of it, no more.
 func (d *rig) settle(t *testing.T, bucket uint32, residents [ways]resident) {
 	t.Helper()
+	now := earlyTick(t)
 	for way, r := range residents {
 		if r == (resident{}) {
 			continue
 		}
-		entry := newEntry(firstTarget(real1), r.state, statusCheck, nowTicks(t)-r.age)
+		entry := newEntry(firstTarget(real1), r.state, statusCheck, now-r.age)
 		if r.gone {
 			entry.Target = targetOf(real1, generation(real1)-1)
 		}
@@ -269,7 +271,7 @@ func TestSpilledFlow(t *testing.T) {
 		{"after a while", timeout - 2, isTX},
 		{"after its timeout", timeout + 2, isNoConnection},
 	} {
-		d.setHead(0, headSpilled|(nowTicks(t)-c.age)<<seenShift)
+		d.setHead(0, headSpilled|(earlyTick(t)-c.age)<<seenShift)
 		if reason, _, out := d.explain(frame(ip4(), ack(portPlain))); reason != c.reason {
 			t.Errorf("%s: reason %s, want %s", c.name, nameOf(reason), nameOf(c.reason))
 		} else if reason == isTX && macAddr(out[:6]) != real1MAC {

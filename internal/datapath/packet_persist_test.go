@@ -118,7 +118,7 @@ func TestPersistence(t *testing.T) {
 		{client("fd10::1"), client("fd10::2"), client("fd10:1::1"), client("fd10::1:0:0:1")},
 	} {
 		d.forgetClients()
-		now := nowTicks(t)
+		now := earlyTick(t)
 		for round := range uint16(4) {
 			for i, c := range clients {
 				if to, want := d.open(t, c, 2000+round), realMAC(i%3); to != want {
