@@ -265,8 +265,8 @@ func TestFloodDuringChange(t *testing.T) {
 					move++
 				}
 			}
-			// the new one's share cannot be helped, a tenth or so
-			if move > (stay+move)/4 {
+			// the new one's share cannot be helped, a tenth or so; as much again is Maglev's with short tables
+			if move > (stay+move)*3/10 {
 				t.Errorf("%d handshakes moved, %d did not", move, stay)
 			}
 			if status, err := d.Status(); err != nil || status.Flows.Floods == 0 {
