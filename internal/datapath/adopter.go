@@ -5,7 +5,6 @@ package datapath
 import (
 	"encoding/binary"
 	"fmt"
-	"net/netip"
 	"sync/atomic"
 	"time"
 )
@@ -24,8 +23,7 @@ func (a *adopter) adopt(s *stranger, done *Adoption) error {
 	if s.IsTemplate() {
 		return a.adoptTemplate(s, done)
 	}
-	at := netip.AddrPortFrom(s.Service.Addr.Addr(), s.VIPPort)
-	hash := hashFlow(a.d.meta.HashKeys, s.Client, at, uint8(s.Service.Protocol))
+	hash := s.owner.service.hashFlow(a.d.meta.HashKeys, s.Client, s.VIPPort)
 	home := hash.home(a.d.meta.FlowBuckets)
 	if err := a.lock(configHome, home); err != nil {
 		return err
@@ -84,8 +82,7 @@ func (a *adopter) bucket(index uint32) *xdplbBucket { return &a.table.buckets.va
 // find is way_of.
 func (b *xdplbBucket) find(hash flowHash) (way int, found bool) {
 	for way := range b.Entry {
-		entry := b.load(way)
-		if entry != (xdplbEntry{}) && atomic.LoadUint32(&b.Tag[way]) == hash.tag && entry.Status&statusCheck == hash.check {
+		if b.holds(way, hash) {
 			return way, true
 		}
 	}

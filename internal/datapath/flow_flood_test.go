@@ -350,7 +350,8 @@ func TestFloodOverStaleEntry(t *testing.T) {
 				d.setEntry(home, way, entry)
 			}
 		}
-		d.put("cursors", uint32(1), xdplbCursor{Next: 3, FloodSince: earlyTick(t), FloodUntil: nowTicks(t) + 20, Floods: 1})
+		now := earlyTick(t)
+		d.put("cursors", uint32(1), xdplbCursor{Next: 3, FloodSince: now, FloodUntil: now + 20, Floods: 1})
 	}
 
 	turns := takingTurns(d.addReals(reals))

@@ -264,7 +264,7 @@ func (m *model) oldest(of []modelTuple) (list []modelTuple) {
 	return list
 }
 
-// isUnsure says whether a new flow's room depends on which of two clocks one asks.
+// isUnsure says whether what becomes of a flow, or its room, depends on which of two clocks one asks.
 func (m *model) isUnsure(t modelTuple, now uint32) bool {
 	hash := m.hashOf(t)
 	return slices.ContainsFunc(slices.Concat(m.residents(m.home(hash)), m.residents(m.spill(hash))), func(t modelTuple) bool {
@@ -536,7 +536,7 @@ func (w *modelWorld) send(t *testing.T, step int) string {
 	}
 	before := w.reasons()
 	now := nowTicks(t) + w.ahead
-	if flow, ok := w.model.flows[tuple]; ok && flow.isUncertain(now) || w.model.isUnsure(tuple, now) {
+	if w.model.isUnsure(tuple, now) {
 		w.unsure++
 		return "too close to tell"
 	}

@@ -333,40 +333,79 @@ func TestSpilledFlowsOfOneTag(t *testing.T) {
 	}
 }
 
-// TestFill fills a table for 65,536 flows by and by with connections, and looks for all of them.
-func TestFill(t *testing.T) {
+// filling is a table that connections fill by and by.
+type filling struct {
+	*rig
+	opening, later template
+	answers        func(flow int) bool // who sends more than a SYN
+	flows          int
+}
+
+const (
+	fillCapacity = 65_536
+	fillReals    = 16
+)
+
+func newFilling(t *testing.T, answers func(flow int) bool) *filling {
 	if testing.Short() {
 		t.Skip("takes a second or two")
 	}
 	t.Parallel()
-	const capacity, reals = 65_536, 16
-	home := uint32((capacity + int(ways) - 1) / int(ways))
+	home := uint32((fillCapacity + int(ways) - 1) / int(ways))
 	d := newRig(t, tableOf(home, home/2))
-	ids := d.addReals(reals)
-	d.publish(tcpService("172.10.0.9:80", xdplbSchedulerSCHEDULER_RR, ids...))
+	d.publish(tcpService("172.10.0.9:80", xdplbSchedulerSCHEDULER_RR, d.addReals(fillReals)...))
 	opening, later := templateOf(tcpFlags{syn: true}, portPlain), templateOf(tcpFlags{ack: true}, portPlain)
-	flows := 0
-	add := func(n int) {
-		t.Helper()
-		for range n {
-			client := clientNumber(flows)
-			want := realMAC(flows % reals)
-			for _, in := range [][]byte{opening.of(client), later.of(client)} {
-				if to := d.destination(t, in); to != want {
-					t.Fatalf("flow %d: to %x, want %x", flows, to, want)
-				}
+	return &filling{rig: d, opening: opening, later: later, answers: answers}
+}
+
+// add opens n connections.
+func (f *filling) add(t *testing.T, n int) {
+	t.Helper()
+	for range n {
+		client, want := clientNumber(f.flows), realMAC(f.flows%fillReals)
+		packets := [][]byte{f.opening.of(client)}
+		if f.answers(f.flows) {
+			packets = append(packets, f.later.of(client))
+		}
+		for _, in := range packets {
+			if to := f.destination(t, in); to != want {
+				t.Fatalf("flow %d: to %x, want %x", f.flows, to, want)
 			}
-			flows++
+		}
+		f.flows++
+	}
+}
+
+// lookForAll sends a packet of each connection that was answered and returns how many were not known any more. The known
+// ones must go where they went.
+func (f *filling) lookForAll(t *testing.T) (lost int) {
+	t.Helper()
+	for i := range f.flows {
+		if !f.answers(i) {
+			continue
+		}
+		action, out := f.run(f.later.of(clientNumber(i)))
+		switch {
+		case action == xdpPass:
+			lost++
+		case action != xdpTX || macAddr(out[:6]) != realMAC(i%fillReals):
+			t.Fatalf("flow %d: verdict %d to %x, want %x", i, action, out[:6], realMAC(i%fillReals))
 		}
 	}
+	return lost
+}
+
+// TestFill fills a table for 65,536 flows by and by with connections, and looks for all of them.
+func TestFill(t *testing.T) {
+	f := newFilling(t, func(int) bool { return true })
 	var lost int
 	for _, percent := range []int{10, 50, 90, 150} {
-		add(capacity*percent/100 - flows)
-		evicted := d.evictions()
-		lost = d.lookForAll(t, later, flows, reals)
+		f.add(t, fillCapacity*percent/100-f.flows)
+		evicted := f.evictions()
+		lost = f.lookForAll(t)
 		t.Logf("%d %%: evictions expired %d, embryonic %d, spilled %d, established %d; %d of %d flows lost", percent,
 			evicted[xdplbEvictionEVICTION_EXPIRED], evicted[xdplbEvictionEVICTION_EMBRYONIC],
-			evicted[xdplbEvictionEVICTION_SPILLED], evicted[xdplbEvictionEVICTION_ESTABLISHED], lost, flows)
+			evicted[xdplbEvictionEVICTION_SPILLED], evicted[xdplbEvictionEVICTION_ESTABLISHED], lost, f.flows)
 		if uint64(lost) != evicted[xdplbEvictionEVICTION_ESTABLISHED] {
 			t.Errorf("%d %%: %d flows lost, %d counted", percent, lost, evicted[xdplbEvictionEVICTION_ESTABLISHED])
 		}
@@ -380,10 +419,10 @@ func TestFill(t *testing.T) {
 	if lost == 0 {
 		t.Error("150 %: no flow lost: this test shows nothing")
 	}
-	established := d.evictions()[xdplbEvictionEVICTION_ESTABLISHED]
-	d.age(uint32(xdplbTimeoutTIMEOUT_ESTABLISHED) + 2)
-	add(capacity / 10)
-	evicted := d.evictions()
+	established := f.evictions()[xdplbEvictionEVICTION_ESTABLISHED]
+	f.age(uint32(xdplbTimeoutTIMEOUT_ESTABLISHED) + 2)
+	f.add(t, fillCapacity/10)
+	evicted := f.evictions()
 	if n := evicted[xdplbEvictionEVICTION_ESTABLISHED] - established; n != 0 {
 		t.Errorf("%d established flows evicted among expired ones", n)
 	}
@@ -395,61 +434,20 @@ func TestFill(t *testing.T) {
 // TestFillMixed fills a table with connections of which each third is never answered: those give way, and another one only
 // where both its buckets are full of established ones, of which there are few.
 func TestFillMixed(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a second or two")
-	}
-	t.Parallel()
-	const capacity, reals = 65_536, 16
-	home := uint32((capacity + int(ways) - 1) / int(ways))
-	d := newRig(t, tableOf(home, home/2))
-	d.publish(tcpService("172.10.0.9:80", xdplbSchedulerSCHEDULER_RR, d.addReals(reals)...))
-	opening, later := templateOf(tcpFlags{syn: true}, portPlain), templateOf(tcpFlags{ack: true}, portPlain)
-	isAnswered := func(flow int) bool { return flow%3 > 0 }
-	flows := 0
+	f := newFilling(t, func(flow int) bool { return flow%3 > 0 })
 	for _, percent := range []int{10, 50, 90, 150} {
-		for ; flows < capacity*percent/100; flows++ {
-			d.destination(t, opening.of(clientNumber(flows)))
-			if isAnswered(flows) {
-				d.destination(t, later.of(clientNumber(flows)))
-			}
-		}
-		lost := uint64(0)
-		for flow := range flows {
-			if !isAnswered(flow) {
-				continue
-			}
-			if action, out := d.run(later.of(clientNumber(flow))); action == xdpPass {
-				lost++
-			} else if action != xdpTX || macAddr(out[:6]) != realMAC(flow%reals) {
-				t.Fatalf("flow %d: verdict %d to %x, want %x", flow, action, out[:6], realMAC(flow%reals))
-			}
-		}
-		evicted := d.evictions()
+		f.add(t, fillCapacity*percent/100-f.flows)
+		lost := uint64(f.lookForAll(t))
+		evicted := f.evictions()
 		t.Logf("%d %%: evictions embryonic %d, spilled %d, established %d", percent, evicted[xdplbEvictionEVICTION_EMBRYONIC],
 			evicted[xdplbEvictionEVICTION_SPILLED], evicted[xdplbEvictionEVICTION_ESTABLISHED])
-		if lost != evicted[xdplbEvictionEVICTION_ESTABLISHED] || percent <= 50 && lost > 0 || lost > uint64(flows/100) {
+		if lost != evicted[xdplbEvictionEVICTION_ESTABLISHED] || percent <= 50 && lost > 0 || lost > uint64(f.flows/100) {
 			t.Errorf("%d %%: %d established flows lost, %d counted", percent, lost, evicted[xdplbEvictionEVICTION_ESTABLISHED])
 		}
 		if percent == 150 && evicted[xdplbEvictionEVICTION_EMBRYONIC] == 0 {
 			t.Errorf("%d %%: no embryonic flow gave way: this test shows nothing", percent)
 		}
 	}
-}
-
-// lookForAll sends a packet of each flow and returns how many were not known any more. The known ones must go where
-// they went.
-func (d *rig) lookForAll(t *testing.T, later template, flows, reals int) (lost int) {
-	t.Helper()
-	for i := range flows {
-		action, out := d.run(later.of(clientNumber(i)))
-		switch {
-		case action == xdpPass:
-			lost++
-		case action != xdpTX || macAddr(out[:6]) != realMAC(i%reals):
-			t.Fatalf("flow %d: verdict %d to %x, want %x", i, action, out[:6], realMAC(i%reals))
-		}
-	}
-	return lost
 }
 
 // TestReplacedWays replaces the entries of one bucket on one CPU while another one sends packets of the flows that were

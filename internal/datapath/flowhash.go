@@ -45,9 +45,10 @@ func (s *service) hashFlow(keys [len(xdplbMeta{}.HashKeys)]uint64, client netip.
 	return hashFlow(keys, client, netip.AddrPortFrom(s.key().Addr.Addr(), port), s.Protocol)
 }
 
-// holds says whether the flow in a way of the bucket has the hash.
+// holds says whether there is a flow in a way of the bucket that has the hash.
 func (b *xdplbBucket) holds(way int, hash flowHash) bool {
-	return atomic.LoadUint32(&b.Tag[way]) == hash.tag && b.load(way).Status&statusCheck == hash.check
+	entry := b.load(way)
+	return entry != (xdplbEntry{}) && atomic.LoadUint32(&b.Tag[way]) == hash.tag && entry.Status&statusCheck == hash.check
 }
 
 // home is the bucket where the flow belongs, among so many (home_of in flow.h).

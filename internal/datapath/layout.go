@@ -480,7 +480,7 @@ func fillSlots(slots []uint32, list []candidate, shape []int) {
 
 // addMembers plans the table of those who are chosen from by load (struct member).
 func (p *planner) addMembers(now *service, list []candidate) error {
-	members, err := members(now, list)
+	members, err := p.shapes.members(now, list)
 	if err != nil || len(members) == 0 {
 		return err
 	}

@@ -54,7 +54,7 @@ func slotsOf(of *service, list []candidate) ([]int, error) {
 
 func mustMembers(t testing.TB, of *service, list []candidate) []int {
 	t.Helper()
-	all, err := members(of, list)
+	all, err := shapes{}.members(of, list)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -72,7 +72,7 @@ func looksAtLoads(scheduler lb.Scheduler) bool {
 // differ in the ids alone, and Maglev tables take up to some milliseconds.
 type shapes map[string]func() ([]int, error)
 
-// shape is that of a service whose slots are not Maglev's.
+// shape is that of a service whose slots are not Maglev's, and for twos what it draws from.
 func (s shapes) shape(of *service, list []candidate) ([]int, error) {
 	scheduler := lb.Scheduler(of.Scheduler)
 	key := []byte{byte(scheduler), of.Flags}
@@ -116,12 +116,12 @@ func weightsOf(list []candidate) []uint32 {
 	return weights
 }
 
-// newShape makes the slots of such a service.
+// newShape makes such a shape.
 func newShape(of *service, weights []uint32) ([]int, error) {
 	switch scheduler := lb.Scheduler(of.Scheduler); {
 	case scheduler == lb.RR:
 		return schedule.RoundRobin(weights), nil
-	case scheduler == lb.WRR:
+	case scheduler == lb.WRR || scheduler == lb.TWOS:
 		return schedule.Weighted(weights)
 	case scheduler == lb.SH:
 		return schedule.SourceHash(weights)
@@ -151,15 +151,14 @@ func (s *service) maglevSlots() uint32 {
 
 // members lists who is chosen from by load, or by what their limits leave, as indexes into the candidates, in the order in
 // which they are looked at.
-func members(of *service, list []candidate) ([]int, error) {
-	weights := weightsOf(list)
+func (s shapes) members(of *service, list []candidate) ([]int, error) {
 	switch scheduler := lb.Scheduler(of.Scheduler); {
 	case scheduler == lb.TWOS && of.Limited == 0:
-		return schedule.Weighted(weights) // two of these are drawn
+		return s.shape(of, list) // two of these are drawn
 	case scheduler == lb.OVF || scheduler == lb.FO:
-		return schedule.Overflow(weights), nil
+		return schedule.Overflow(weightsOf(list)), nil
 	}
-	return schedule.RoundRobin(weights), nil // some may have weight 0: see leavesGaps
+	return schedule.RoundRobin(weightsOf(list)), nil // some may have weight 0: see leavesGaps
 }
 
 // table is a lookup table to be written.
