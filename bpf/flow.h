@@ -29,10 +29,11 @@
 #define LOCK_ATTEMPTS 256
 
 /*
- * Embryonic flows may have this many of a bucket's ways, and beyond that free ones while they are
- * young: what is answered is answered within two ticks, and must not be lost to the next SYN.
+ * Embryonic flows may have this many of a bucket's ways, and one more while all of them are young:
+ * what is answered is answered within two ticks, and must not be lost to the next SYN.
  */
 #define EMBRYONIC_WAYS 3
+#define YOUNG_WAYS 4
 #define YOUNG_TICKS 2
 
 const volatile __u32 flow_buckets;
@@ -378,10 +379,11 @@ static __always_inline __u32 stale_way(const struct bucket *bucket)
 }
 
 /*
- * The way that a new flow may have: free, else expired or stale, else an embryonic one's. WAYS: all
- * are live and established, or young: a handshake under way goes on as long as there is room
- * elsewhere (not takes_young). A function of its own, not inlined, so that the verifier goes through
- * its many ways only once. word is the new flow's entry.
+ * The way that a new flow may have: free, else expired or stale, else an embryonic one's; that alone
+ * if embryonic flows have what they may have, and the new flow is another. WAYS: all are live and
+ * established, or young: a handshake under way goes on as long as there is room elsewhere (not
+ * takes_young). A function of its own, not inlined, so that the verifier goes through its many ways
+ * only once. word is the new flow's entry.
  */
 __attribute__((noinline)) __u32 choose_way(const struct bucket *bucket, __u64 word, __u32 now,
 					   bool takes_young)
@@ -389,6 +391,7 @@ __attribute__((noinline)) __u32 choose_way(const struct bucket *bucket, __u64 wo
 	struct entry fresh = (union entry_word){ .word = word }.entry;
 	const struct timeouts *timeouts = live_timeouts();
 	__u32 free = WAYS, expired = WAYS, embryonic = WAYS, oldest = 0, embryos = 0;
+	bool grown;
 
 	if (!bucket)
 		return WAYS;
@@ -410,19 +413,18 @@ __attribute__((noinline)) __u32 choose_way(const struct bucket *bucket, __u64 wo
 			}
 		}
 	}
-	if (is_embryonic(fresh) && embryos >= EMBRYONIC_WAYS && oldest > YOUNG_TICKS) {
-		count_eviction(EVICTION_EMBRYONIC);
-		return embryonic;
+	grown = oldest > YOUNG_TICKS;
+	if (!is_embryonic(fresh) || embryos < (grown ? EMBRYONIC_WAYS : YOUNG_WAYS)) {
+		if (free < WAYS)
+			return free;
+		if (expired == WAYS)
+			expired = stale_way(bucket);
+		if (expired < WAYS) {
+			count_eviction(EVICTION_EXPIRED);
+			return expired;
+		}
 	}
-	if (free < WAYS)
-		return free;
-	if (expired == WAYS)
-		expired = stale_way(bucket);
-	if (expired < WAYS) {
-		count_eviction(EVICTION_EXPIRED);
-		return expired;
-	}
-	if (embryonic == WAYS || (oldest <= YOUNG_TICKS && !takes_young))
+	if (embryonic == WAYS || !(grown || takes_young))
 		return WAYS;
 	count_eviction(EVICTION_EMBRYONIC);
 	return embryonic;

@@ -18,9 +18,10 @@ import (
 	"xdplb/internal/lb"
 )
 
-// embryonicWays and youngTicks are the program's bounds on embryonic flows (flow.h).
+// embryonicWays, youngWays and youngTicks are the program's bounds on embryonic flows (flow.h).
 const (
 	embryonicWays = 3
+	youngWays     = 4
 	youngTicks    = 2
 )
 
@@ -188,7 +189,7 @@ func (m *model) makeRoom(t modelTuple, fresh modelFlow, now uint32) (spills bool
 		m.evictions[kind]++
 		m.victims = victims
 	}
-	spills = !home.fits() && (spill.fits() || len(home.embryos) == 0)
+	spills = !home.fits(fresh) && (spill.fits(fresh) || len(home.embryos) == 0)
 	bucket := home
 	if spills {
 		bucket = spill
@@ -196,7 +197,7 @@ func (m *model) makeRoom(t modelTuple, fresh modelFlow, now uint32) (spills bool
 		m.evictions[xdplbEvictionEVICTION_SPILLED]++
 	}
 	switch {
-	case bucket.isOverBound(fresh):
+	case bucket.isAtBound(fresh):
 		evict(xdplbEvictionEVICTION_EMBRYONIC, bucket.embryos)
 	case len(bucket.all) < int(ways):
 	case len(bucket.dead) > 0:
@@ -220,13 +221,20 @@ type modelBucket struct {
 }
 
 // fits says whether a flow finds room where no established one must give way, and at home no handshake that is under way.
-func (b *modelBucket) fits() bool {
-	return len(b.all) < int(ways) || len(b.dead) > 0 || len(b.embryos) > 0 && (b.spill || !b.young)
+func (b *modelBucket) fits(fresh modelFlow) bool {
+	if !b.isAtBound(fresh) && (len(b.all) < int(ways) || len(b.dead) > 0) {
+		return true
+	}
+	return len(b.embryos) > 0 && (b.spill || !b.young)
 }
 
-// isOverBound says whether the embryonic flows have what they may have.
-func (b *modelBucket) isOverBound(fresh modelFlow) bool {
-	return fresh.isEmbryonic() && b.number >= embryonicWays && !b.young
+// isAtBound says whether the flow is embryonic, and these have what they may have.
+func (b *modelBucket) isAtBound(fresh modelFlow) bool {
+	bound := embryonicWays
+	if b.young {
+		bound = youngWays
+	}
+	return fresh.isEmbryonic() && b.number >= bound
 }
 
 func (m *model) lookAt(bucket uint32, now uint32) *modelBucket {
