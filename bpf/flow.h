@@ -681,12 +681,14 @@ static __always_inline enum reason record_flow(const struct packet *p, struct fa
 	return REASON_TX;
 }
 
-static __always_inline void record_fragment(const struct packet *p, target_t target)
+static __always_inline void record_fragment(target_t target)
 {
 	struct entry first = { .target = target,
 			       .status = status_of(FLOW_FRAGMENT, 0, now_ticks()) };
+	const struct fragment_key *name = fragment_name();
 
-	bpf_map_update_elem(&fragments, p->fragment, &first, BPF_ANY);
+	if (name)
+		bpf_map_update_elem(&fragments, name, &first, BPF_ANY);
 }
 
 #endif

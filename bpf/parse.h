@@ -110,20 +110,14 @@ struct packet {
 	__u32 event;	     /* what it says of its flow: enum event */
 	__u32 numbers;	     /* TCP's, SCTP's: something that differs from one packet to the next */
 	bool first_fragment; /* more will follow */
-	/*
-	 * Of first and later fragments alone, in the caller's variable: no pointer to a struct packet
-	 * is given away, so that the compiler can keep one in registers.
-	 */
-	struct fragment_key *fragment;
-	union { /* seen from the client, also when quoted */
+	union {		     /* seen from the client, also when quoted */
 		struct flow_key4 key4;
 		struct flow_key6 key6;
 	};
 };
 
 /* What parsers set only in some packets. The rest of a packet is set by who says its kind. */
-static __always_inline void start_packet(struct packet *p, struct xdp_md *ctx,
-					 struct fragment_key *fragment)
+static __always_inline void start_packet(struct packet *p, struct xdp_md *ctx)
 {
 	p->ctx = ctx;
 	p->tag = NULL;
@@ -132,7 +126,24 @@ static __always_inline void start_packet(struct packet *p, struct xdp_md *ctx,
 	p->event = 0;
 	p->numbers = 0;
 	p->first_fragment = false;
-	p->fragment = fragment;
+}
+
+/*
+ * prog only: the name of the fragment that this CPU is about. Few packets are fragments, and all
+ * would have its room on their stack.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct fragment_key);
+} fragment_names SEC(".maps");
+
+static __always_inline struct fragment_key *fragment_name(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&fragment_names, &zero);
 }
 
 /*
@@ -542,15 +553,19 @@ static __always_inline enum reason parse_error6(struct packet *p, struct reader 
 	return REASON_TX;
 }
 
-static __always_inline void name_fragment4(struct packet *p, const struct iphdr *ip)
+static __always_inline void name_fragment4(const struct iphdr *ip)
 {
-	*p->fragment = (struct fragment_key){
+	struct fragment_key *name = fragment_name();
+
+	if (!name)
+		return;
+	*name = (struct fragment_key){
 		.id = ip->id,
 		.protocol = ip->protocol,
 		.family = 4,
 	};
-	__builtin_memcpy(p->fragment->source, &ip->saddr, sizeof(ip->saddr));
-	__builtin_memcpy(p->fragment->destination, &ip->daddr, sizeof(ip->daddr));
+	__builtin_memcpy(name->source, &ip->saddr, sizeof(ip->saddr));
+	__builtin_memcpy(name->destination, &ip->daddr, sizeof(ip->daddr));
 }
 
 static __always_inline enum reason parse_ip4(struct packet *p, struct reader *at)
@@ -568,7 +583,7 @@ static __always_inline enum reason parse_ip4(struct packet *p, struct reader *at
 	at->left = p->bytes - ip->ihl * 4;
 
 	if (unlikely(ip->frag_off & bpf_htons(IP4_MORE_FRAGMENTS | IP4_FRAGMENT_OFFSET))) {
-		name_fragment4(p, ip);
+		name_fragment4(ip);
 		if (ip->frag_off & bpf_htons(IP4_FRAGMENT_OFFSET)) {
 			p->kind = KIND_LATER_FRAGMENT;
 			return REASON_TX;
@@ -588,19 +603,23 @@ static __always_inline enum reason parse_ip4(struct packet *p, struct reader *at
 	return REASON_TX;
 }
 
-static __always_inline void name_fragment6(struct packet *p, const struct ipv6hdr *ip,
+static __always_inline void name_fragment6(const struct ipv6hdr *ip,
 					   const struct extension_header *header)
 {
+	struct fragment_key *name = fragment_name();
+
+	if (!name)
+		return;
 	/*
 	 * RFC 8200 4.5: only addresses and id name a datagram; the next header may differ between
 	 * its fragments
 	 */
-	*p->fragment = (struct fragment_key){
+	*name = (struct fragment_key){
 		.id = header->fragment_id,
 		.family = 6,
 	};
-	__builtin_memcpy(p->fragment->source, &ip->saddr, sizeof(ip->saddr));
-	__builtin_memcpy(p->fragment->destination, &ip->daddr, sizeof(ip->daddr));
+	__builtin_memcpy(name->source, &ip->saddr, sizeof(ip->saddr));
+	__builtin_memcpy(name->destination, &ip->daddr, sizeof(ip->daddr));
 }
 
 static __always_inline enum reason parse_ip6(struct packet *p, struct reader *at)
@@ -625,7 +644,7 @@ static __always_inline enum reason parse_ip6(struct packet *p, struct reader *at
 		return reason;
 	if (fragment &&
 	    fragment->fragment_offset & bpf_htons(IP6_MORE_FRAGMENTS | IP6_FRAGMENT_OFFSET)) {
-		name_fragment6(p, ip, fragment);
+		name_fragment6(ip, fragment);
 		if (fragment->fragment_offset & bpf_htons(IP6_FRAGMENT_OFFSET)) {
 			p->kind = KIND_LATER_FRAGMENT;
 			return REASON_TX;

@@ -409,11 +409,15 @@ static __always_inline enum reason place_quoted(const struct packet *p, struct f
 	return REASON_TX;
 }
 
-static __always_inline enum reason place_fragment(const struct packet *p, target_t *target)
+static __always_inline enum reason place_fragment(target_t *target)
 {
-	const struct entry *first = bpf_map_lookup_elem(&fragments, p->fragment);
+	const struct fragment_key *name = fragment_name();
+	const struct entry *first;
 	union entry_word was;
 
+	if (!name)
+		return REASON_INTERNAL;
+	first = bpf_map_lookup_elem(&fragments, name);
 	if (!first)
 		return REASON_FRAGMENT_UNMATCHED;
 	was.word = load_word(first);
@@ -436,12 +440,12 @@ static __always_inline enum reason deliver(struct packet *p, struct family famil
 		reason = place_quoted(p, family, &target);
 		break;
 	default:
-		reason = place_fragment(p, &target);
+		reason = place_fragment(&target);
 	}
 	if (reason)
 		return reason;
 	if (unlikely(p->first_fragment))
-		record_fragment(p, target);
+		record_fragment(target);
 	return forward(p, family, target_id(target));
 }
 
@@ -454,12 +458,11 @@ static __always_inline enum reason walk(struct xdp_md *ctx)
 		.end = frame_end(ctx),
 		.left = ~0U,
 	};
-	struct fragment_key fragment;
 	struct packet packet;
 	enum reason reason;
 	__be16 protocol;
 
-	start_packet(&packet, ctx, &fragment);
+	start_packet(&packet, ctx);
 	reason = parse_ethernet(&packet, &at, &protocol);
 	if (reason)
 		return reason;

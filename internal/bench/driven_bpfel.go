@@ -350,6 +350,7 @@ const (
 	drivenMapFlowClients6          = "flow_clients6"
 	drivenMapFlowOrigins           = "flow_origins"
 	drivenMapFlows                 = "flows"
+	drivenMapFragmentNames         = "fragment_names"
 	drivenMapFragments             = "fragments"
 	drivenMapInterfaces            = "interfaces"
 	drivenMapLimits                = "limits"
@@ -443,6 +444,7 @@ type drivenMapSpecs struct {
 	FlowClients6    *ebpf.MapSpec `ebpf:"flow_clients6"`
 	FlowOrigins     *ebpf.MapSpec `ebpf:"flow_origins"`
 	Flows           *ebpf.MapSpec `ebpf:"flows"`
+	FragmentNames   *ebpf.MapSpec `ebpf:"fragment_names"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
@@ -510,6 +512,7 @@ type drivenMaps struct {
 	FlowClients6    *ebpf.Map `ebpf:"flow_clients6"`
 	FlowOrigins     *ebpf.Map `ebpf:"flow_origins"`
 	Flows           *ebpf.Map `ebpf:"flows"`
+	FragmentNames   *ebpf.Map `ebpf:"fragment_names"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	Limits          *ebpf.Map `ebpf:"limits"`
@@ -542,6 +545,7 @@ func (m *drivenMaps) Close() error {
 		m.FlowClients6,
 		m.FlowOrigins,
 		m.Flows,
+		m.FragmentNames,
 		m.Fragments,
 		m.Interfaces,
 		m.Limits,

@@ -138,6 +138,7 @@ func (d *Datapath) byName() map[string]**ebpf.Map {
 		xdplbMapFlowClients6:    &d.maps.FlowClients6,
 		xdplbMapFlowOrigins:     &d.maps.FlowOrigins,
 		xdplbMapFlows:           &d.maps.Flows,
+		xdplbMapFragmentNames:   &d.maps.FragmentNames,
 		xdplbMapFragments:       &d.maps.Fragments,
 		xdplbMapInterfaces:      &d.maps.Interfaces,
 		xdplbMapLimits:          &d.maps.Limits,

@@ -461,6 +461,7 @@ const (
 	xdplbMapFlowClients6          = "flow_clients6"
 	xdplbMapFlowOrigins           = "flow_origins"
 	xdplbMapFlows                 = "flows"
+	xdplbMapFragmentNames         = "fragment_names"
 	xdplbMapFragments             = "fragments"
 	xdplbMapInterfaces            = "interfaces"
 	xdplbMapLimits                = "limits"
@@ -551,6 +552,7 @@ type xdplbMapSpecs struct {
 	FlowClients6    *ebpf.MapSpec `ebpf:"flow_clients6"`
 	FlowOrigins     *ebpf.MapSpec `ebpf:"flow_origins"`
 	Flows           *ebpf.MapSpec `ebpf:"flows"`
+	FragmentNames   *ebpf.MapSpec `ebpf:"fragment_names"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
@@ -617,6 +619,7 @@ type xdplbMaps struct {
 	FlowClients6    *ebpf.Map `ebpf:"flow_clients6"`
 	FlowOrigins     *ebpf.Map `ebpf:"flow_origins"`
 	Flows           *ebpf.Map `ebpf:"flows"`
+	FragmentNames   *ebpf.Map `ebpf:"fragment_names"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	Limits          *ebpf.Map `ebpf:"limits"`
@@ -649,6 +652,7 @@ func (m *xdplbMaps) Close() error {
 		m.FlowClients6,
 		m.FlowOrigins,
 		m.Flows,
+		m.FragmentNames,
 		m.Fragments,
 		m.Interfaces,
 		m.Limits,
