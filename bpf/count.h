@@ -3,6 +3,7 @@
 #ifndef XDPLB_COUNT_H
 #define XDPLB_COUNT_H
 
+#include "branch.h"
 #include "maps.h"
 
 /*
@@ -13,7 +14,7 @@
  */
 static __always_inline int verdict(enum reason reason)
 {
-	switch (reason) {
+	switch (__builtin_expect(reason, REASON_TX)) {
 	case REASON_TX:
 		return XDP_TX;
 	case REASON_REDIRECT:

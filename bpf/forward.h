@@ -131,31 +131,31 @@ static __always_inline enum reason forward(struct packet *p, struct family famil
 	__u32 index;
 
 	if (!backend)
-		return REASON_INTERNAL;
+		return stop(REASON_INTERNAL);
 	to = load_hop(backend);
 	if (unlikely(!MAC_OF(to.word)))
 		return keep(p, id, to);
 	index = to.hop.egress;
 	egress = bpf_map_lookup_elem(&egresses, &index);
 	if (!egress)
-		return REASON_INTERNAL;
+		return stop(REASON_INTERNAL);
 	out.word[0] = ((const volatile __u64 *)egress)[0];
 	out.word[1] = ((const volatile __u64 *)egress)[1];
 
 	/* out of the interface that it came in by, that interface's address is at hand */
 	if (out.egress.ifindex == in ? MAC_OF(*(const __u64 *)p->eth ^ out.word[0]) != 0 :
 				       !is_addressed_to_us(p))
-		return REASON_OTHER_HOST;
+		return stop(REASON_OTHER_HOST);
 	if (unlikely(out.egress.ifindex != in)) {
 		if (!out.egress.ifindex)
-			return REASON_INTERNAL;
+			return stop(REASON_INTERNAL);
 		if (p->bytes > out.egress.mtu)
-			return REASON_TOO_BIG;
+			return stop(REASON_TOO_BIG);
 	}
 	if (!spend_hop(p, family))
-		return REASON_TTL_EXCEEDED;
+		return stop(REASON_TTL_EXCEEDED);
 	if (!set_vlan(p, out.egress.vlan))
-		return REASON_NO_HEADROOM;
+		return stop(REASON_NO_HEADROOM);
 	set_macs(p->eth, MAC_OF(to.word), out.word[0]);
 
 	count_packet(id, p->bytes);

@@ -22,11 +22,8 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "branch.h"
 #include "types.h"
-
-/* So that what a packet of a known flow runs through lies in one piece. */
-#define likely(condition) __builtin_expect(!!(condition), 1)
-#define unlikely(condition) __builtin_expect(!!(condition), 0)
 
 #define MAX_TAGS 2
 #define MAX_EXTENSION_HEADERS 8
@@ -107,10 +104,10 @@ struct packet {
 	const struct backend *to; /* where it goes, if that was looked up on the way */
 	__u32 bytes;		  /* of IP */
 	enum kind kind;
-	__u32 event;	     /* what it says of its flow: enum event */
-	__u32 numbers;	     /* TCP's, SCTP's: something that differs from one packet to the next */
-	bool first_fragment; /* more will follow */
-	union {		     /* seen from the client, also when quoted */
+	__u32 event;	       /* what it says of its flow: enum event */
+	const __be32 *numbers; /* TCP's, SCTP's: two that differ from one packet to the next */
+	bool first_fragment;   /* more will follow */
+	union {		       /* seen from the client, also when quoted */
 		struct flow_key4 key4;
 		struct flow_key6 key6;
 	};
@@ -124,7 +121,7 @@ static __always_inline void start_packet(struct packet *p, struct xdp_md *ctx)
 	p->to = NULL;
 	p->kind = KIND_FLOW;
 	p->event = 0;
-	p->numbers = 0;
+	p->numbers = NULL;
 	p->first_fragment = false;
 }
 
@@ -190,24 +187,33 @@ struct ports {
 	__be16 destination;
 };
 
-static __always_inline void *take(struct reader *at, __u32 size)
+/* The next bytes of the frame, before the IP packet begins; NULL: it has no more. */
+static __always_inline void *take_of_frame(struct reader *at, __u32 size)
 {
 	void *start = at->pos;
 
-	if (unlikely(start + size > at->end || size > at->left))
+	if (unlikely(start + size > at->end))
 		return NULL;
 	at->pos = start + size;
-	at->left -= size;
 	return start;
+}
+
+/* The same, of the IP packet. */
+static __always_inline void *take(struct reader *at, __u32 size)
+{
+	if (unlikely(size > at->left))
+		return NULL;
+	at->left -= size;
+	return take_of_frame(at, size);
 }
 
 static __always_inline enum reason parse_ethernet(struct packet *p, struct reader *at,
 						  __be16 *protocol)
 {
-	struct ethhdr *eth = take(at, sizeof(*eth));
+	struct ethhdr *eth = take_of_frame(at, sizeof(*eth));
 
 	if (!eth)
-		return REASON_NOT_IP;
+		return stop(REASON_NOT_IP);
 	p->eth = eth;
 	/* struct ethhdr is packed, and the compiler would go byte by byte */
 	*protocol = *(__be16 *)((void *)eth + offsetof(struct ethhdr, h_proto));
@@ -219,9 +225,9 @@ static __always_inline enum reason parse_ethernet(struct packet *p, struct reade
 		if (likely(*protocol != bpf_htons(ETH_P_8021Q) &&
 			   *protocol != bpf_htons(ETH_P_8021AD)))
 			break;
-		tag = take(at, sizeof(*tag));
+		tag = take_of_frame(at, sizeof(*tag));
 		if (!tag)
-			return REASON_NOT_IP;
+			return stop(REASON_NOT_IP);
 		if (!p->tag)
 			p->tag = tag;
 		*protocol = tag->protocol;
@@ -229,13 +235,11 @@ static __always_inline enum reason parse_ethernet(struct packet *p, struct reade
 	return REASON_TX;
 }
 
-/* Whether the frame holds as many bytes from ip on; a jumbo frame's may lie in further buffers. */
-static __always_inline bool frame_holds(struct packet *p, void *ip, __u32 bytes)
+/* Whether the frame holds the bytes of the packet at ip; a jumbo frame's may lie in further buffers. */
+static __always_inline bool frame_holds(const struct packet *p, const struct reader *at, void *ip)
 {
-	__u64 offset = ip - frame_start(p->ctx);
-
-	return likely((__u64)(frame_end(p->ctx) - ip) >= bytes) ||
-	       bpf_xdp_get_buff_len(p->ctx) >= offset + bytes;
+	return likely((__u64)(at->end - ip) >= p->bytes) ||
+	       bpf_xdp_get_buff_len(p->ctx) >= (__u64)(ip - frame_start(p->ctx)) + p->bytes;
 }
 
 /* IPv4's header with its options; leaves the reader behind it. */
@@ -247,6 +251,7 @@ static __always_inline struct iphdr *take_ip4(struct reader *at)
 	if (unlikely(!ip || ip->version != 4))
 		return NULL;
 	header = ip->ihl * 4;
+	barrier_var(header); /* or the verifier does not see that the check is of what is taken */
 	if (header < sizeof(*ip) || bpf_ntohs(ip->tot_len) < header)
 		return NULL;
 	if (!take(at, header - sizeof(*ip)))
@@ -412,8 +417,8 @@ static __always_inline enum reason parse_sctp(struct packet *p, struct reader *a
 	struct sctp_header *sctp = take(at, sizeof(*sctp));
 
 	if (!sctp)
-		return REASON_MALFORMED;
-	p->numbers = sctp->checksum;
+		return stop(REASON_MALFORMED);
+	p->numbers = &sctp->tag;
 	ports->source = sctp->source;
 	ports->destination = sctp->destination;
 	p->event = sctp_event(p->ctx, at->pos - frame_start(p->ctx), at->left);
@@ -431,16 +436,16 @@ static __always_inline enum reason parse_transport(struct packet *p, struct read
 	case IPPROTO_TCP:
 		tcp = take(at, sizeof(*tcp));
 		if (!tcp)
-			return REASON_MALFORMED;
+			return stop(REASON_MALFORMED);
 		p->event = tcp_event(((__u8 *)tcp)[TCP_FLAGS_OFFSET], tcp->dest);
-		p->numbers = tcp->seq ^ tcp->ack_seq;
+		p->numbers = &tcp->seq;
 		ports->source = tcp->source;
 		ports->destination = tcp->dest;
 		return REASON_TX;
 	case IPPROTO_UDP:
 		udp = take(at, sizeof(*udp));
 		if (!udp)
-			return REASON_MALFORMED;
+			return stop(REASON_MALFORMED);
 		p->event = FLOW_UDP;
 		ports->source = udp->source;
 		ports->destination = udp->dest;
@@ -448,7 +453,7 @@ static __always_inline enum reason parse_transport(struct packet *p, struct read
 	case IPPROTO_SCTP:
 		return parse_sctp(p, at, ports);
 	default:
-		return REASON_OTHER_PROTOCOL;
+		return stop(REASON_OTHER_PROTOCOL);
 	}
 }
 
@@ -575,11 +580,11 @@ static __always_inline enum reason parse_ip4(struct packet *p, struct reader *at
 	enum reason reason;
 
 	if (!ip)
-		return REASON_MALFORMED;
+		return stop(REASON_MALFORMED);
 	p->ip4 = ip;
 	p->bytes = bpf_ntohs(ip->tot_len);
-	if (!frame_holds(p, ip, p->bytes))
-		return REASON_MALFORMED;
+	if (!frame_holds(p, at, ip))
+		return stop(REASON_MALFORMED);
 	at->left = p->bytes - ip->ihl * 4;
 
 	if (unlikely(ip->frag_off & bpf_htons(IP4_MORE_FRAGMENTS | IP4_FRAGMENT_OFFSET))) {
@@ -631,11 +636,11 @@ static __always_inline enum reason parse_ip6(struct packet *p, struct reader *at
 	__u8 protocol;
 
 	if (!ip || ip->version != 6)
-		return REASON_MALFORMED;
+		return stop(REASON_MALFORMED);
 	p->ip6 = ip;
 	p->bytes = sizeof(*ip) + bpf_ntohs(ip->payload_len);
-	if (!frame_holds(p, ip, p->bytes))
-		return REASON_MALFORMED;
+	if (!frame_holds(p, at, ip))
+		return stop(REASON_MALFORMED);
 	at->left = bpf_ntohs(ip->payload_len);
 
 	protocol = ip->nexthdr;

@@ -246,7 +246,7 @@ static __always_inline bool is_watched(const struct packet *p, __u32 tag)
 		marks[tag % MARKS] = 0;
 		return true;
 	}
-	return mix(p->numbers) % SAMPLE == 1;
+	return p->numbers && mix(p->numbers[0] ^ p->numbers[1]) % SAMPLE == 1;
 }
 
 #endif

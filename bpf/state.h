@@ -74,10 +74,10 @@ static __always_inline bool is_first(__u32 event)
 	return event <= FLOW_INIT;
 }
 
-/* Whether it asks for a connection. */
+/* Whether it asks for a connection: a SYN or an INIT, in one comparison. */
 static __always_inline bool is_opening(__u32 event)
 {
-	return event == FLOW_SYN || event == FLOW_INIT;
+	return event - FLOW_SYN <= FLOW_INIT - FLOW_SYN;
 }
 
 /* A state: what LVS calls an active connection. An event: a packet from a connection's middle. */

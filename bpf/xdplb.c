@@ -346,7 +346,7 @@ static __always_inline enum reason place(struct packet *p, struct family family,
 	enum reason reason;
 
 	if (!service)
-		return REASON_NO_SERVICE;
+		return stop(REASON_NO_SERVICE);
 	hash = family.is_ip6 ? hash_flow6(&p->key6) : hash_flow4(&p->key4);
 	if (unlikely(service->flags & (FLAG_PEERS | FLAG_ONE_PACKET)) &&
 	    place_apart(p, family, service, hash, target, &reason))
@@ -363,7 +363,7 @@ static __always_inline enum reason place(struct packet *p, struct family family,
 			mark_opening(hash.tag);
 		cursor = bpf_map_lookup_elem(&cursors, &service->id);
 		if (!cursor)
-			return REASON_INTERNAL;
+			return stop(REASON_INTERNAL);
 		unrecorded = flood_backend(p, family, service, cursor, hash, now);
 	}
 	if (!unrecorded || is_recorded_before(cursor, now)) {
