@@ -58,19 +58,22 @@ union entry_word {
 	__u64 word;
 };
 
-struct flow_hash {
-	__u32 bucket;
-	__u32 tag;
-	__u32 check; /* in its place: STATUS_CHECK */
-};
+/*
+ * The upper half selects the flow's bucket, the lower half is the tag by which it is known there. Of
+ * the upper half's lower bits, which hardly matter to the bucket, the entry's status holds some more.
+ */
+typedef __u64 flow_hash_t;
 
-/* The same as two arguments of a global function, which takes no struct. */
-#define PACKED(hash) ((__u64)(hash).bucket << 32 | (hash).tag)
-#define UNPACKED(packed, its_check)                                             \
-	(struct flow_hash)                                                      \
-	{                                                                       \
-		.bucket = (packed) >> 32, .tag = (packed), .check = (its_check) \
-	}
+static __always_inline __u32 tag_of(flow_hash_t hash)
+{
+	return hash;
+}
+
+/* In its place in a status. */
+static __always_inline __u32 check_of(flow_hash_t hash)
+{
+	return hash >> 32 & STATUS_CHECK;
+}
 
 /* Where a flow was found, and what its entry was then. */
 struct flow {
@@ -109,9 +112,9 @@ static __always_inline __u32 age_of(__u32 status, __u32 now)
 	return (now - (status >> STATUS_SEEN_SHIFT) + 1) & ((1U << SEEN_BITS) - 1);
 }
 
-static __always_inline __u32 status_of(__u32 state, __u32 check, __u32 now)
+static __always_inline __u32 status_of(__u32 state, __u32 kept, __u32 now)
 {
-	return state | check | now << STATUS_SEEN_SHIFT;
+	return state | kept | now << STATUS_SEEN_SHIFT;
 }
 
 static __always_inline const struct timeouts *live_timeouts(void)
@@ -168,16 +171,12 @@ static __always_inline bool follows(__u32 event, struct entry entry, __u32 now,
 	return !is_datagram(state_of(entry)) || !is_expired(entry, now);
 }
 
-static __always_inline struct flow_hash finish_hash(__u64 sum)
+static __always_inline flow_hash_t finish_hash(__u64 sum)
 {
-	__u64 second = (sum ^ sum >> 32) * hash_keys[1];
-
-	return (struct flow_hash){ .bucket = second >> 32,
-				   .tag = second,
-				   .check = second >> 32 & STATUS_CHECK };
+	return (sum ^ sum >> 32) * hash_keys[1];
 }
 
-static __always_inline struct flow_hash hash_flow4(const struct flow_key4 *key)
+static __always_inline flow_hash_t hash_flow4(const struct flow_key4 *key)
 {
 	__u32 ports = *(const __u32 *)&key->client_port;
 
@@ -185,7 +184,7 @@ static __always_inline struct flow_hash hash_flow4(const struct flow_key4 *key)
 			   ports * hash_keys[4] + key->protocol * hash_keys[5]);
 }
 
-static __always_inline struct flow_hash hash_flow6(const struct flow_key6 *key)
+static __always_inline flow_hash_t hash_flow6(const struct flow_key6 *key)
 {
 	const __u32 *word = (const __u32 *)key;
 	__u64 sum = hash_keys[0];
@@ -196,18 +195,18 @@ static __always_inline struct flow_hash hash_flow6(const struct flow_key6 *key)
 	return finish_hash(sum + key->protocol * hash_keys[11]);
 }
 
-static __always_inline __u32 home_of(struct flow_hash hash)
+static __always_inline __u32 home_of(flow_hash_t hash)
 {
-	return (__u64)hash.bucket * flow_buckets >> 32;
+	return (hash >> 32) * flow_buckets >> 32;
 }
 
 /*
  * The bucket in the table's second part. The tag lets one bucket's flows scatter, and with the home
  * bucket in it flows of one tag are told apart there too.
  */
-static __always_inline __u32 spill_of(struct flow_hash hash)
+static __always_inline __u32 spill_of(flow_hash_t hash)
 {
-	return flow_buckets + ((__u64)(hash.tag ^ hash.bucket) * spill_buckets >> 32);
+	return flow_buckets + ((__u64)tag_of(hash ^ hash >> 32) * spill_buckets >> 32);
 }
 
 static __always_inline __u64 load_word(const struct entry *entry)
@@ -231,19 +230,18 @@ static __always_inline __u64 load_between(struct entry *entry)
 }
 
 /* The way that holds the flow, or WAYS. */
-static __always_inline __u32 way_of(struct bucket *bucket, struct flow_hash hash,
-				    union entry_word *was)
+static __always_inline __u32 way_of(struct bucket *bucket, flow_hash_t hash, union entry_word *was)
 {
 #pragma unroll
 	for (int way = 0; way < WAYS; way++) {
 		const volatile __u32 *tag = &bucket->tag[way];
 
-		if (*tag != hash.tag)
+		if (*tag != tag_of(hash))
 			continue;
 		was->word = load_between(&bucket->entry[way]);
 		/* tag, entry, tag again: the entry is this tag's, or the tag has changed */
-		if (was->word && (was->entry.status & STATUS_CHECK) == hash.check &&
-		    *tag == hash.tag)
+		if (was->word && (was->entry.status & STATUS_CHECK) == check_of(hash) &&
+		    *tag == tag_of(hash))
 			return way;
 	}
 	return WAYS;
@@ -268,7 +266,7 @@ static __always_inline void note_spilled(struct bucket *bucket, __u32 now)
 		__sync_val_compare_and_swap(&bucket->head, head, want);
 }
 
-static __always_inline struct flow find_flow(struct flow_hash hash, __u32 now)
+static __always_inline struct flow find_flow(flow_hash_t hash, __u32 now)
 {
 	struct flow flow = {};
 	struct bucket *home;
@@ -320,9 +318,8 @@ static __always_inline bool touch_flow(struct flow *flow, __u32 event, __u32 now
  * Keeps the entry of a flow alive whose target is known without it, and says whether there is one,
  * whatever its target. A function of its own, since few packets need it.
  */
-__attribute__((noinline)) int keep_flow(__u64 packed, __u32 check, __u32 event, target_t target)
+__attribute__((noinline)) int keep_flow(flow_hash_t hash, __u32 event, target_t target)
 {
-	struct flow_hash hash = UNPACKED(packed, check);
 	__u32 now = now_ticks();
 	struct flow flow = find_flow(hash, now);
 
@@ -476,7 +473,7 @@ static __always_inline void describe_flow(const struct packet *p, struct family 
  * Asks for the line that describe_flow will write, so that it is on its way while the flow is still
  * being looked for: two cache misses at a time instead of one after the other.
  */
-static __always_inline void expect_flow(struct flow_hash hash)
+static __always_inline void expect_flow(flow_hash_t hash)
 {
 	__u32 index = home_of(hash);
 	struct origins *origins = bpf_map_lookup_elem(&flow_origins, &index);
@@ -507,13 +504,13 @@ static __always_inline void clear_way(struct entry *entry)
  * Writes a flow into a way of a locked bucket. No packet takes the old flow's word for the new
  * flow's, or the reverse. It has been counted, since any packet that finds it may change its state.
  */
-static __always_inline void write_way(struct bucket *bucket, __u32 way, struct flow_hash hash,
+static __always_inline void write_way(struct bucket *bucket, __u32 way, flow_hash_t hash,
 				      union entry_word fresh)
 {
 	if (way >= WAYS)
 		return;
 	clear_way(&bucket->entry[way]);
-	*(volatile __u32 *)&bucket->tag[way] = hash.tag;
+	*(volatile __u32 *)&bucket->tag[way] = tag_of(hash);
 	store_word(&bucket->entry[way], fresh.word);
 }
 
@@ -539,7 +536,7 @@ static __always_inline __u64 not_added(enum reason reason)
  * The target of a flow that is not in its home bucket, if it has spilled and is alive. A dead one
  * is freed, so that no flow is in the table twice.
  */
-static __always_inline target_t take_spilled(struct bucket *home, struct flow_hash hash, __u32 now)
+static __always_inline target_t take_spilled(struct bucket *home, flow_hash_t hash, __u32 now)
 {
 	__u32 index = spill_of(hash), way;
 	struct bucket *spill;
@@ -571,7 +568,7 @@ struct room {
  * Room in the table's second part. Where all flows there are live and established, a young embryonic
  * one at home gives way after all, and only where there is none, the longest idle of the others.
  */
-static __always_inline struct room room_in_spill(struct bucket *home, struct flow_hash hash,
+static __always_inline struct room room_in_spill(struct bucket *home, flow_hash_t hash,
 						 union entry_word fresh, __u32 now)
 {
 	struct room room = { .index = spill_of(hash) };
@@ -607,11 +604,10 @@ static __always_inline struct room room_in_spill(struct bucket *home, struct flo
  * CPUs that add one flow meet here, and the second finds what the first has chosen. A turn is taken
  * only when nothing can keep the flow from being added, so that turns give exact shares.
  */
-__attribute__((noinline)) __u64 add_flow(__u64 packed, __u64 word, __u32 now,
+__attribute__((noinline)) __u64 add_flow(flow_hash_t hash, __u64 word, __u32 now,
 					 const struct service *service, struct cursor *cursor)
 {
 	union entry_word there, fresh = { .word = word };
-	struct flow_hash hash = UNPACKED(packed, fresh.entry.status & STATUS_CHECK);
 	union added_word result = { .added.cell = FOUND };
 	__u32 index = home_of(hash);
 	struct bucket *home = bpf_map_lookup_elem(&flows, &index);
@@ -639,7 +635,7 @@ __attribute__((noinline)) __u64 add_flow(__u64 packed, __u64 word, __u32 now,
 	if (cursor)
 		turn = take_turn(cursor, now);
 	if (cursor && service)
-		reason = choose(service, cursor, turn, hash.tag, now, &fresh.entry);
+		reason = choose(service, cursor, turn, tag_of(hash), now, &fresh.entry);
 	if (reason) {
 		result.word = not_added(reason);
 	} else {
@@ -658,18 +654,18 @@ unlock_home:
 
 /*
  * Records a new flow and counts it. Where another CPU has just recorded the same flow, its choice
- * holds and *target becomes that: all packets of a connection reach one backend. check: the hash's,
- * and whether the flow counts for its backend's load. by_turn, cursor: as for add_flow, may be NULL.
+ * holds and *target becomes that: all packets of a connection reach one backend. counted:
+ * STATUS_COUNTED if the flow counts for its backend's load, else 0. by_turn, cursor: as for add_flow, may be NULL.
  */
 static __always_inline enum reason record_flow(const struct packet *p, struct family family,
 					       const struct service *by_turn, struct cursor *cursor,
-					       struct flow_hash hash, __u32 check, __u32 state,
+					       flow_hash_t hash, __u32 counted, __u32 state,
 					       __u32 now, target_t *target)
 {
 	union entry_word fresh = { .entry = { .target = *target,
-					      .status = status_of(state, check, now) } };
-	union added_word result = { .word = add_flow(PACKED(hash), fresh.word, now, by_turn,
-						     cursor) };
+					      .status = status_of(state, check_of(hash) | counted,
+								  now) } };
+	union added_word result = { .word = add_flow(hash, fresh.word, now, by_turn, cursor) };
 
 	*target = result.added.target;
 	if (!*target)

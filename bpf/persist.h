@@ -37,21 +37,19 @@ enum joining_mode {
 /* A connection of a persistent service. */
 struct joiner {
 	struct template_key key;
-	__u64 packed; /* of the flow's hash */
+	flow_hash_t hash; /* of the flow */
 	__u32 now;
 	target_t otherwise; /* without a template; see the mode */
-	__u16 check;	    /* of the flow's hash */
 	__u8 mode;	    /* enum joining_mode */
-	__u8 zero[5];	    /* no gaps: the verifier wants all that is passed on to be written */
+	__u8 zero[7];	    /* no gaps: the verifier wants all that is passed on to be written */
 };
 
 /* Arguments of global functions, beside the hash. */
 union joining {
 	struct {
 		target_t otherwise;
-		__u16 check;
 		__u8 mode;
-		__u8 zero;
+		__u8 zero[3];
 	};
 	__u64 word;
 };
@@ -120,9 +118,9 @@ static __always_inline bool is_open(const struct service *service, target_t targ
 }
 
 /* Whether a flow is still remembered. */
-__attribute__((noinline)) int is_remembered(__u64 packed, __u32 check, target_t target, __u32 now)
+__attribute__((noinline)) int is_remembered(flow_hash_t hash, target_t target, __u32 now)
 {
-	struct flow flow = find_flow(UNPACKED(packed, check), now);
+	struct flow flow = find_flow(hash, now);
 
 	return flow.bucket && flow.was.entry.target == target && !is_expired(flow.was.entry, now);
 }
@@ -131,8 +129,7 @@ static __always_inline bool is_expired_template(const struct template *template,
 						union template_word was, __u32 now)
 {
 	return (__s32)(was.expires - now) < 0 &&
-	       !is_remembered(*(const volatile __u64 *)&template->witness, template->check,
-			      was.target, now);
+	       !is_remembered(*(const volatile __u64 *)&template->witness, was.target, now);
 }
 
 static __always_inline struct template *find_template(const struct template_key *key)
@@ -160,8 +157,7 @@ static __always_inline bool change_template(struct template *template, union tem
 
 static __always_inline void witness(struct template *template, const struct joiner *joiner)
 {
-	*(volatile __u64 *)&template->witness = joiner->packed;
-	template->check = joiner->check;
+	*(volatile __u64 *)&template->witness = joiner->hash;
 }
 
 /* The backend of a client without a template, as any new flow's of the service. */
@@ -169,7 +165,7 @@ static __always_inline enum reason choose_anew(const struct joiner *joiner,
 					       const struct service *service, struct cursor *cursor,
 					       target_t *target)
 {
-	__u32 tag = joiner->packed, turn, id;
+	__u32 tag = tag_of(joiner->hash), turn, id;
 
 	*target = joiner->otherwise;
 	if (joiner->mode == JOIN_TARGET)
@@ -259,9 +255,8 @@ static __always_inline void keep_template(const struct joiner *joiner,
 {
 	struct template kept = { .target = joiner->otherwise,
 				 .expires = end_of(service, joiner->now),
-				 .witness = joiner->packed,
-				 .service = joiner->key.service,
-				 .check = joiner->check };
+				 .witness = joiner->hash,
+				 .service = joiner->key.service };
 	struct template *fresh;
 
 	if (!is_open(service, kept.target) || bpf_map_lookup_elem(&templates, &joiner->key))
@@ -275,15 +270,14 @@ static __always_inline void keep_template(const struct joiner *joiner,
 		count_eviction(EVICTION_TEMPLATE);
 }
 
-static __always_inline struct joiner joiner_of(const struct service *service, __u64 packed,
+static __always_inline struct joiner joiner_of(const struct service *service, flow_hash_t hash,
 					       __u64 word)
 {
 	union joining joining = { .word = word };
 
 	return (struct joiner){ .key.service = service->id,
-				.packed = packed,
+				.hash = hash,
 				.now = now_ticks(),
-				.check = joining.check,
 				.mode = joining.mode,
 				.otherwise = joining.otherwise };
 }
@@ -294,50 +288,50 @@ static __always_inline struct joiner joiner_of(const struct service *service, __
  */
 
 __attribute__((noinline)) __u64 join4(__be32 client, const struct service *service,
-				      struct cursor *cursor, __u64 packed, __u64 word)
+				      struct cursor *cursor, flow_hash_t hash, __u64 word)
 {
 	struct joiner joiner;
 
 	if (!service || !cursor)
 		return not_added(REASON_INTERNAL);
-	joiner = joiner_of(service, packed, word);
+	joiner = joiner_of(service, hash, word);
 	set_key4(&joiner.key, client, service->prefix);
 	return join_template(&joiner, service, cursor);
 }
 
 __attribute__((noinline)) __u64 join6(const struct client6 *client, const struct service *service,
-				      struct cursor *cursor, __u64 packed, __u64 word)
+				      struct cursor *cursor, flow_hash_t hash, __u64 word)
 {
 	struct joiner joiner;
 
 	if (!client || !service || !cursor)
 		return not_added(REASON_INTERNAL);
-	joiner = joiner_of(service, packed, word);
+	joiner = joiner_of(service, hash, word);
 	set_key6(&joiner.key, client, service->prefix);
 	return join_template(&joiner, service, cursor);
 }
 
-__attribute__((noinline)) int keep4(__be32 client, const struct service *service, __u64 packed,
+__attribute__((noinline)) int keep4(__be32 client, const struct service *service, flow_hash_t hash,
 				    __u64 word)
 {
 	struct joiner joiner;
 
 	if (!service)
 		return 0;
-	joiner = joiner_of(service, packed, word);
+	joiner = joiner_of(service, hash, word);
 	set_key4(&joiner.key, client, service->prefix);
 	keep_template(&joiner, service);
 	return 0;
 }
 
 __attribute__((noinline)) int keep6(const struct client6 *client, const struct service *service,
-				    __u64 packed, __u64 word)
+				    flow_hash_t hash, __u64 word)
 {
 	struct joiner joiner;
 
 	if (!client || !service)
 		return 0;
-	joiner = joiner_of(service, packed, word);
+	joiner = joiner_of(service, hash, word);
 	set_key6(&joiner.key, client, service->prefix);
 	keep_template(&joiner, service);
 	return 0;
@@ -391,18 +385,18 @@ static __always_inline __u32 number_client(const struct packet *p, struct family
 /* Where a connection of a persistent service goes: see join_template, and the mode for otherwise. */
 static __always_inline struct added join(const struct packet *p, struct family family,
 					 const struct service *service, struct cursor *cursor,
-					 struct flow_hash hash, enum joining_mode mode,
+					 flow_hash_t hash, enum joining_mode mode,
 					 target_t otherwise)
 {
-	union joining joining = { .otherwise = otherwise, .check = hash.check, .mode = mode };
+	union joining joining = { .otherwise = otherwise, .mode = mode };
 	union added_word result;
 	struct client6 client;
 
 	if (family.is_ip6) {
 		client = client_of6(p);
-		result.word = join6(&client, service, cursor, PACKED(hash), joining.word);
+		result.word = join6(&client, service, cursor, hash, joining.word);
 	} else {
-		result.word = join4(p->key4.client, service, cursor, PACKED(hash), joining.word);
+		result.word = join4(p->key4.client, service, cursor, hash, joining.word);
 	}
 	return result.added;
 }
@@ -410,7 +404,7 @@ static __always_inline struct added join(const struct packet *p, struct family f
 /* The same, from and to *target. */
 static __always_inline enum reason persist(const struct packet *p, struct family family,
 					   const struct service *service, struct cursor *cursor,
-					   struct flow_hash hash, enum joining_mode mode,
+					   flow_hash_t hash, enum joining_mode mode,
 					   target_t *target)
 {
 	struct added joined = join(p, family, service, cursor, hash, mode, *target);
@@ -421,17 +415,17 @@ static __always_inline enum reason persist(const struct packet *p, struct family
 
 /* The client has sent more than the flow's first packet. */
 static __always_inline void confirm(const struct packet *p, struct family family,
-				    const struct service *service, struct flow_hash hash,
+				    const struct service *service, flow_hash_t hash,
 				    target_t target)
 {
-	union joining joining = { .otherwise = target, .check = hash.check };
+	union joining joining = { .otherwise = target };
 	struct client6 client;
 
 	if (family.is_ip6) {
 		client = client_of6(p);
-		keep6(&client, service, PACKED(hash), joining.word);
+		keep6(&client, service, hash, joining.word);
 	} else {
-		keep4(p->key4.client, service, PACKED(hash), joining.word);
+		keep4(p->key4.client, service, hash, joining.word);
 	}
 }
 

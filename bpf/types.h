@@ -441,10 +441,9 @@ struct template
 {
 	target_t target; /* word 0 */
 	__u32 expires;	 /* word 0: tick; the template is not renewed after that */
-	__u64 witness;	 /* bucket and tag of the hash of the last connection that was opened */
+	__u64 witness;	 /* the hash of the last connection that was opened */
 	__u32 service;	 /* that of the key */
-	__u16 check;	 /* of the witness's hash */
-	__u8 zero[2];
+	__u8 zero[4];
 };
 
 /* The fragments of one datagram; IPv4 addresses in the first four bytes. */

@@ -154,9 +154,9 @@ static __always_inline const struct service *find_service(const struct packet *p
  * its client.
  */
 static __always_inline __u32 flood_tag(const struct packet *p, struct family family,
-				       const struct service *service, struct flow_hash hash)
+				       const struct service *service, flow_hash_t hash)
 {
-	return service->persistence ? number_client(p, family, service) : hash.tag;
+	return service->persistence ? number_client(p, family, service) : tag_of(hash);
 }
 
 /*
@@ -170,8 +170,8 @@ static __always_inline __u32 flood_tag(const struct packet *p, struct family fam
  */
 static __always_inline enum reason open_flow(const struct packet *p, struct family family,
 					     const struct service *service, struct cursor *cursor,
-					     struct flow_hash hash, bool known, __u32 event,
-					     __u32 now, target_t *target)
+					     flow_hash_t hash, bool known, __u32 event, __u32 now,
+					     target_t *target)
 {
 	bool starts = is_first(event), opens = starts || known, reckoned;
 	enum joining_mode mode = JOIN_FOLLOW;
@@ -208,8 +208,8 @@ static __always_inline enum reason open_flow(const struct packet *p, struct fami
 	if (reason || !(opens || (is_established(event) && is_moving(service, cursor, now))))
 		return reason;
 	reason = record_flow(p, family, by_turn, opens ? cursor : NULL, hash,
-			     service->members ? hash.check | STATUS_COUNTED : hash.check,
-			     first_state(event, opens), now, target);
+			     service->members ? STATUS_COUNTED : 0, first_state(event, opens), now,
+			     target);
 	if (service->limited && !by_turn && !reason)
 		note_place(target_id(*target));
 	return reason;
@@ -221,8 +221,7 @@ static __always_inline enum reason open_flow(const struct packet *p, struct fami
  */
 static __always_inline __u32 flood_backend(const struct packet *p, struct family family,
 					   const struct service *service,
-					   const struct cursor *cursor, struct flow_hash hash,
-					   __u32 now)
+					   const struct cursor *cursor, flow_hash_t hash, __u32 now)
 {
 	__u32 id;
 
@@ -237,11 +236,11 @@ static __always_inline __u32 flood_backend(const struct packet *p, struct family
 
 /* A datagram that belongs to no flow. */
 static __always_inline enum reason place_once(const struct packet *p, struct family family,
-					      const struct service *service, struct flow_hash hash,
+					      const struct service *service, flow_hash_t hash,
 					      target_t *target)
 {
 	struct cursor *cursor = bpf_map_lookup_elem(&cursors, &service->id);
-	__u32 place = is_hashing(service) ? client_slot(p, family, service) : hash.tag;
+	__u32 place = is_hashing(service) ? client_slot(p, family, service) : tag_of(hash);
 	union chosen_word chosen;
 	struct added joined;
 
@@ -296,7 +295,7 @@ static __always_inline __u32 self_of_peer(const struct packet *p, const struct s
 
 /* Records a flow that a peer has scheduled. Where it is known as another backend's, the peer is right. */
 static __always_inline enum reason place_own(const struct packet *p, struct family family,
-					     const struct service *service, struct flow_hash hash,
+					     const struct service *service, flow_hash_t hash,
 					     __u32 event, __u32 self, target_t *target)
 {
 	enum reason reason = aim(self, target);
@@ -309,10 +308,9 @@ static __always_inline enum reason place_own(const struct packet *p, struct fami
 		count_connection(self);
 		return REASON_TX;
 	}
-	if (keep_flow(PACKED(hash), hash.check, event, *target))
+	if (keep_flow(hash, event, *target))
 		return REASON_TX;
-	return record_flow(p, family, NULL, NULL, hash,
-			   service->members ? hash.check | STATUS_COUNTED : hash.check,
+	return record_flow(p, family, NULL, NULL, hash, service->members ? STATUS_COUNTED : 0,
 			   first_state(event, is_first(event)), now_ticks(), target);
 }
 
@@ -321,7 +319,7 @@ static __always_inline enum reason place_own(const struct packet *p, struct fami
  * that goes the way of all others.
  */
 static __always_inline bool place_apart(const struct packet *p, struct family family,
-					const struct service *service, struct flow_hash hash,
+					const struct service *service, flow_hash_t hash,
 					target_t *target, enum reason *reason)
 {
 	__u32 self = self_of_peer(p, service);
@@ -339,7 +337,7 @@ static __always_inline enum reason place(struct packet *p, struct family family,
 {
 	const struct service *service = find_service(p, family);
 	__u32 event = p->event, now, unrecorded = 0;
-	struct flow_hash hash;
+	flow_hash_t hash;
 	struct cursor *cursor = NULL;
 	const struct backend *to;
 	struct flow flow = {};
@@ -353,14 +351,14 @@ static __always_inline enum reason place(struct packet *p, struct family family,
 		return reason;
 	p->to = is_first(event) ? NULL : settled_backend(p, family, service, target);
 	if (p->to) {
-		if (is_watched(p, hash.tag))
-			keep_flow(PACKED(hash), hash.check, event, *target);
+		if (is_watched(p, tag_of(hash)))
+			keep_flow(hash, event, *target);
 		return REASON_TX;
 	}
 	now = now_ticks();
 	if (unlikely(is_opening(event))) {
 		if (service->scheduler == SCHEDULER_MH)
-			mark_opening(hash.tag);
+			mark_opening(tag_of(hash));
 		cursor = bpf_map_lookup_elem(&cursors, &service->id);
 		if (!cursor)
 			return stop(REASON_INTERNAL);
@@ -394,7 +392,7 @@ static __always_inline enum reason place_quoted(const struct packet *p, struct f
 {
 	const struct service *service = find_service(p, family);
 	__u32 self = service ? self_of_peer(p, service) : 0;
-	struct flow_hash hash;
+	flow_hash_t hash;
 	struct flow flow;
 
 	if (self)

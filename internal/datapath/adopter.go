@@ -74,7 +74,7 @@ func (a *adopter) entry(s *stranger, hash flowHash) xdplbEntry {
 	state := s.State.flowState(s.Service.Protocol)
 	timeout := a.table.timeouts.Ticks[state]
 	idle := timeout - min(uint32(max(s.Left, 0)>>tickShift), timeout)
-	return newEntry(a.table.targets[s.owner.backend.id], state, hash.check, a.table.now-idle)
+	return newEntry(a.table.targets[s.owner.backend.id], state, hash.check(), a.table.now-idle)
 }
 
 func (a *adopter) bucket(index uint32) *xdplbBucket { return &a.table.buckets.values[index] }
@@ -173,7 +173,7 @@ func (a *adopter) write(index uint32, way int, hash flowHash, s *stranger) error
 	} else {
 		a.table.clients6.values[int(index)*len(bucket.Entry)+way].Address = address
 	}
-	atomic.StoreUint32(&bucket.Tag[way], hash.tag)
+	atomic.StoreUint32(&bucket.Tag[way], hash.tag())
 	if err := a.wrote("writing a tag"); err != nil {
 		return err
 	}

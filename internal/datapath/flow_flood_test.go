@@ -53,7 +53,7 @@ func (d *rig) flood(t *testing.T, first, n int) {
 // hashed is the real server that a flow gets in flood mode, of those in a table.
 func (d *rig) hashed(client netip.AddrPort, slots []uint32) macAddr {
 	hash := d.hashOf(client, service4, unix.IPPROTO_TCP)
-	return realMAC(int(slots[uint64(hash.tag)*uint64(len(slots))>>32]) - 100)
+	return realMAC(int(slots[uint64(hash.tag())*uint64(len(slots))>>32]) - 100)
 }
 
 // takingTurns is a service of rr with a table for floods, in which each real server stands three times and more.

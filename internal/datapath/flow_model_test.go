@@ -286,7 +286,7 @@ func (m *model) sweep(now uint32) {
 	maps.DeleteFunc(m.flows, func(_ modelTuple, flow modelFlow) bool { return flow.isExpired(now) || !m.isCurrent(flow.target) })
 }
 
-func (m *model) markOf(t modelTuple) uint32 { return m.hashOf(t).tag % marks }
+func (m *model) markOf(t modelTuple) uint32 { return m.hashOf(t).tag() % marks }
 
 // watch keeps up the entry of a connection on a settled slot: behind its SYN, and at its end. (The sequence numbers of
 // the test's packets are not of those that are sampled.)

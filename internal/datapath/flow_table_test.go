@@ -76,7 +76,7 @@ func TestHashOfAFlow(t *testing.T) {
 		d.run(in)
 		hash := d.hashOf(netip.AddrPortFrom(client, port), at, unix.IPPROTO_TCP)
 		bucket := d.bucket(d.homeOf(hash))
-		if way := slices.Index(bucket.Tag[:], hash.tag); way < 0 || bucket.Entry[way].Status&statusCheck != hash.check {
+		if way := slices.Index(bucket.Tag[:], hash.tag()); way < 0 || bucket.Entry[way].Status&statusCheck != hash.check() {
 			t.Fatalf("%v: bucket %+v, want %+v in it", client, bucket, hash)
 		}
 	}
@@ -91,10 +91,10 @@ func TestFlowsOfOneTag(t *testing.T) {
 	for i := 0; !one.IsValid(); i++ {
 		other = clientNumber(i)
 		hash := d.hashOf(other, service4, unix.IPPROTO_TCP)
-		if before, ok := seen[hash.tag]; ok && d.hashOf(before, service4, unix.IPPROTO_TCP).check != hash.check {
+		if before, ok := seen[hash.tag()]; ok && d.hashOf(before, service4, unix.IPPROTO_TCP).check() != hash.check() {
 			one = before
 		}
-		seen[hash.tag] = other
+		seen[hash.tag()] = other
 	}
 	opening, later := templateOf(tcpFlags{syn: true}, portPlain), templateOf(tcpFlags{ack: true}, portPlain)
 	d.destination(t, opening.of(one))
@@ -309,7 +309,7 @@ func TestSpilledFlowStartsAnew(t *testing.T) {
 	if to := d.destination(t, frame(ip4(), syn(portPlain))); to != real2MAC {
 		t.Fatalf("to %x, want %x", to, real2MAC)
 	}
-	if got := d.bucket(0); got.Tag[3] != hash.tag || got.Entry[3].Target != firstTarget(real2) {
+	if got := d.bucket(0); got.Tag[3] != hash.tag() || got.Entry[3].Target != firstTarget(real2) {
 		t.Errorf("home bucket %+v, want the new flow in way 3", got)
 	}
 	if got := d.bucket(1); slices.ContainsFunc(got.Entry[:], func(e xdplbEntry) bool { return e.word() != 0 }) {
@@ -324,7 +324,7 @@ func TestSpilledFlowsOfOneTag(t *testing.T) {
 	d := newPair(t, tableOf(2, 64))
 	clients := []netip.AddrPort{clientNumber(1_289_342), clientNumber(2_357_553)} // found by trying
 	one, other := d.hashOf(clients[0], service4, unix.IPPROTO_TCP), d.hashOf(clients[1], service4, unix.IPPROTO_TCP)
-	if one.tag != other.tag || one.check != other.check || d.homeOf(one) == d.homeOf(other) {
+	if one.tag() != other.tag() || one.check() != other.check() || d.homeOf(one) == d.homeOf(other) {
 		t.Fatalf("%+v and %+v: this test shows nothing", one, other)
 	}
 	full := resident{state: stateEstablished}
@@ -471,7 +471,7 @@ func TestReplacedWays(t *testing.T) {
 	var frames [2][2][][]byte // by service: opening ones, later ones
 	for i := range frames {
 		port := uint16(portPlain + i)
-		clients := d.clientsWith(12, netip.AddrPortFrom(vip4, port), func(h flowHash) bool { return h.check == statusCheck })
+		clients := d.clientsWith(12, netip.AddrPortFrom(vip4, port), func(h flowHash) bool { return h.check() == statusCheck })
 		for _, client := range clients {
 			frames[i][0] = append(frames[i][0], templateOf(tcpFlags{syn: true}, port).of(client))
 			frames[i][1] = append(frames[i][1], templateOf(tcpFlags{ack: true}, port).of(client))

@@ -8,11 +8,17 @@ import (
 	"sync/atomic"
 )
 
-// flowHash is what the program makes of a flow's tuple: struct flow_hash.
-type flowHash struct {
-	bucket, tag uint32
-	check       uint32 // in its place in an entry's status
-}
+// flowHash is what the program makes of a flow's tuple: flow_hash_t.
+type flowHash uint64
+
+// bucket selects the flow's bucket.
+func (h flowHash) bucket() uint32 { return uint32(h >> 32) }
+
+// tag is by what the flow is known there.
+func (h flowHash) tag() uint32 { return uint32(h) }
+
+// check is more of it, in its place in an entry's status.
+func (h flowHash) check() uint32 { return h.bucket() & statusCheck }
 
 // hashFlow is hash_flow4 and hash_flow6 of flow.h. keys are the program's hash_keys.
 func hashFlow(keys [len(xdplbMeta{}.HashKeys)]uint64, client, vip netip.AddrPort, protocol uint8) flowHash {
@@ -36,8 +42,7 @@ func hashFlow(keys [len(xdplbMeta{}.HashKeys)]uint64, client, vip netip.AddrPort
 	binary.BigEndian.PutUint16(ports[2:], vip.Port())
 	add(binary.NativeEndian.Uint32(ports[:]))
 	add(uint32(protocol))
-	second := (sum ^ sum>>32) * keys[1]
-	return flowHash{bucket: uint32(second >> 32), tag: uint32(second), check: uint32(second>>32) & statusCheck}
+	return flowHash((sum ^ sum>>32) * keys[1])
 }
 
 // hashFlow is the hash of a client's flow to one of the service's ports.
@@ -48,15 +53,15 @@ func (s *service) hashFlow(keys [len(xdplbMeta{}.HashKeys)]uint64, client netip.
 // holds says whether there is a flow in a way of the bucket that has the hash.
 func (b *xdplbBucket) holds(way int, hash flowHash) bool {
 	entry := b.load(way)
-	return entry != (xdplbEntry{}) && atomic.LoadUint32(&b.Tag[way]) == hash.tag && entry.Status&statusCheck == hash.check
+	return entry != (xdplbEntry{}) && atomic.LoadUint32(&b.Tag[way]) == hash.tag() && entry.Status&statusCheck == hash.check()
 }
 
 // home is the bucket where the flow belongs, among so many (home_of in flow.h).
 func (h flowHash) home(buckets uint32) uint32 {
-	return uint32(uint64(h.bucket) * uint64(buckets) >> 32)
+	return uint32(uint64(h.bucket()) * uint64(buckets) >> 32)
 }
 
 // spill is the bucket, of so many in the table's second part, that takes it if there is no room at home (spill_of).
 func (h flowHash) spill(buckets uint32) uint32 {
-	return uint32(uint64(h.tag^h.bucket) * uint64(buckets) >> 32)
+	return uint32(uint64(h.tag()^h.bucket()) * uint64(buckets) >> 32)
 }

@@ -270,7 +270,7 @@ func (w *lvsWorld) pair(client netip.AddrPort) (pair [2]*lvsDest) {
 		return pair
 	}
 	hash := w.hashOf(client, w.at, uint8(w.protocol))
-	random := mix64(w.turns<<32 ^ uint64(hash.tag))
+	random := mix64(w.turns<<32 ^ uint64(hash.tag()))
 	if !w.limited {
 		for i, half := range []uint32{uint32(random), uint32(random >> 32)} {
 			pair[i] = w.dest(w.pairs[2*(uint64(half)*uint64(len(w.pairs)/2)>>32)])
@@ -391,7 +391,7 @@ func (w *lvsWorld) expire(number int) string {
 	hash := w.hashOf(lvsClient(number), w.at, uint8(w.protocol))
 	index, flow := w.homeOf(hash), w.live[number]
 	bucket := w.bucket(index)
-	way := slices.Index(bucket.Tag[:], hash.tag)
+	way := slices.Index(bucket.Tag[:], hash.tag())
 	entry := bucket.Entry[way]
 	w.setEntry(index, way, xdplbEntry{})
 	if entry.isCounted() {

@@ -85,7 +85,7 @@ func (d *rig) find(hash flowHash) *xdplbEntry {
 	for _, index := range []uint32{d.homeOf(hash), d.spillOf(hash)} {
 		bucket := d.bucket(index)
 		for way, entry := range bucket.Entry {
-			if bucket.Tag[way] == hash.tag && entry.Status&statusCheck == hash.check && wordOf(entry) != 0 {
+			if bucket.Tag[way] == hash.tag() && entry.Status&statusCheck == hash.check() && wordOf(entry) != 0 {
 				return &entry
 			}
 		}

@@ -243,8 +243,8 @@ func (d *Datapath) putConnection(t testing.TB, bucket, way int, id uint32, clien
 	d.putFlow(t, bucket, way, id, d.backends.get(id).Generation, 10, xdplbFlowStateFLOW_ESTABLISHED)
 	d.putOrigin(t, bucket, way, client, port)
 	hash, value := to.hashFlow(d.meta.HashKeys, client, port), d.bucket(t, bucket)
-	value.Tag[way] = hash.tag
-	value.Entry[way].Status = value.Entry[way].Status&^statusCheck | hash.check
+	value.Tag[way] = hash.tag()
+	value.Entry[way].Status = value.Entry[way].Status&^statusCheck | hash.check()
 	if err := d.maps.Flows.Put(uint32(bucket), value); err != nil {
 		t.Fatal(err)
 	}

@@ -74,7 +74,7 @@ func (t *templates) isLive(template xdplbTemplate) bool {
 
 // isWitnessed says whether the connection goes on that a template names.
 func (t *templates) isWitnessed(template xdplbTemplate) bool {
-	hash := flowHash{bucket: uint32(template.Witness >> 32), tag: uint32(template.Witness), check: uint32(template.Check)}
+	hash := flowHash(template.Witness)
 	entry, found := t.flows.find(hash, t.meta)
 	return found && entry.Target == template.Target && t.flows.isLive(entry)
 }
@@ -196,7 +196,7 @@ func (t *templates) sweep(owners []owner) (dropped int, err error) {
 func (t *templates) call(in *ebpf.Map, key xdplbTemplateKey, hash flowHash) {
 	var template xdplbTemplate
 	if in.Lookup(key, &template) == nil {
-		template.Witness, template.Check = uint64(hash.bucket)<<32|uint64(hash.tag), uint16(hash.check)
+		template.Witness = uint64(hash)
 		in.Update(key, template, ebpf.UpdateExist) // it may be gone
 	}
 }

@@ -412,8 +412,7 @@ type xdplbTemplate struct {
 	Expires uint32
 	Witness uint64
 	Service uint32
-	Check   uint16
-	Zero    [2]uint8
+	Zero    [4]uint8
 }
 
 type xdplbTemplateKey struct {
