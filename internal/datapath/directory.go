@@ -27,7 +27,7 @@ type directory struct {
 // allPortsRangesShift is where in that word the number of ranges begins.
 const allPortsRangesShift = 32
 
-// bucketOf is what find_service in xdplb.c computes.
+// bucketOf is what find_service in service.h computes.
 func bucketOf(key, multiplier uint64, buckets uint32) uint32 {
 	return uint32((key * multiplier >> 32) * uint64(buckets) >> 32)
 }

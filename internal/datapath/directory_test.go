@@ -59,7 +59,7 @@ func TestDirectory(t *testing.T) {
 	}
 }
 
-// findService is find_service of xdplb.c.
+// findService is find_service of service.h.
 func findService(buckets []xdplbServiceBucket, multiplier, key uint64) uint32 {
 	bucket := &buckets[bucketOf(key, multiplier, uint32(len(buckets)))]
 	for way, there := range bucket.Key {

@@ -75,7 +75,7 @@ const (
 	keyIP6           = 1 << 63
 )
 
-// word is the key by which packets find the service: service_key4 and service_key6 in xdplb.c.
+// word is the key by which packets find the service: service_key4 and service_key6 in service.h.
 func (s *xdplbService) word() uint64 {
 	low := uint64(binary.NativeEndian.Uint32(s.Address[:4]))
 	if s.Family == 4 {
