@@ -22,6 +22,7 @@
 #include "maps.h"
 #include "parse.h"
 #include "schedule.h"
+#include "service.h"
 #include "side.h"
 #include "state.h"
 #include "target.h"
@@ -47,9 +48,10 @@ const volatile bool weakly_ordered;
 
 /*
  * Odd random numbers, drawn when the program is loaded: nobody outside can tell which tuples share
- * a bucket. The sum of products is Thorup's vector multiply-shift, which keeps any two tuples apart,
- * but addresses and ports that count up may all come to lie in a few buckets: one key in forty lost
- * flows of a half full table of 1,024. The second product scatters those.
+ * a bucket. The sum of products is Thorup's vector multiply-shift, which keeps any two tuples apart;
+ * a service's key is longer than its words may be, but two that differ in that alone an odd factor
+ * keeps apart for certain. Addresses and ports that count up may all come to lie in a few buckets:
+ * one key in forty lost flows of a half full table of 1,024. The second product scatters those.
  */
 const volatile __u64 hash_keys[HASH_KEYS];
 
@@ -176,12 +178,12 @@ static __always_inline flow_hash_t finish_hash(__u64 sum)
 	return (sum ^ sum >> 32) * hash_keys[1];
 }
 
+/* The service's key is one word that no other service has, and is at hand. */
 static __always_inline flow_hash_t hash_flow4(const struct flow_key4 *key)
 {
-	__u32 ports = *(const __u32 *)&key->client_port;
-
-	return finish_hash(hash_keys[0] + key->client * hash_keys[2] + key->vip * hash_keys[3] +
-			   ports * hash_keys[4] + key->protocol * hash_keys[5]);
+	return finish_hash(hash_keys[0] + key->client * hash_keys[2] +
+			   key->client_port * hash_keys[3] +
+			   service_key4(key, key->vip_port) * hash_keys[4]);
 }
 
 static __always_inline flow_hash_t hash_flow6(const struct flow_key6 *key)

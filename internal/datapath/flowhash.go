@@ -22,27 +22,31 @@ func (h flowHash) check() uint32 { return h.bucket() & statusCheck }
 
 // hashFlow is hash_flow4 and hash_flow6 of flow.h. keys are the program's hash_keys.
 func hashFlow(keys [len(xdplbMeta{}.HashKeys)]uint64, client, vip netip.AddrPort, protocol uint8) flowHash {
-	sum, next := keys[0], 2
-	add := func(word uint32) {
-		sum += uint64(word) * keys[next]
-		next++
+	sum := keys[0]
+	for i, word := range flowWords(client, vip, protocol) {
+		sum += word * keys[2+i]
 	}
-	for _, addr := range []netip.Addr{client.Addr(), vip.Addr()} {
-		bytes, family := fromAddr(addr)
-		size := len(bytes)
-		if family == 4 {
-			size = 4
-		}
-		for at := 0; at < size; at += 4 {
-			add(binary.NativeEndian.Uint32(bytes[at:]))
-		}
+	return flowHash((sum ^ sum>>32) * keys[1])
+}
+
+// flowWords is what is hashed of a flow; the rest is zero.
+func flowWords(client, vip netip.AddrPort, protocol uint8) (words [len(xdplbMeta{}.HashKeys) - 2]uint64) {
+	from, family := fromAddr(client.Addr())
+	to, _ := fromAddr(vip.Addr())
+	if family == 4 {
+		service := xdplbService{Address: to, Family: family, Port: toPort(vip.Port()), Protocol: protocol}
+		words[0], words[1], words[2] = uint64(binary.NativeEndian.Uint32(from[:])), uint64(toPort(client.Port())), service.word()
+		return words
+	}
+	for i := range 4 {
+		words[i] = uint64(binary.NativeEndian.Uint32(from[4*i:]))
+		words[4+i] = uint64(binary.NativeEndian.Uint32(to[4*i:]))
 	}
 	var ports [4]byte
 	binary.BigEndian.PutUint16(ports[:2], client.Port())
 	binary.BigEndian.PutUint16(ports[2:], vip.Port())
-	add(binary.NativeEndian.Uint32(ports[:]))
-	add(uint32(protocol))
-	return flowHash((sum ^ sum>>32) * keys[1])
+	words[8], words[9] = uint64(binary.NativeEndian.Uint32(ports[:])), uint64(protocol)
+	return words
 }
 
 // hashFlow is the hash of a client's flow to one of the service's ports.
