@@ -304,10 +304,15 @@ static __always_inline bool touch_flow(struct flow *flow, __u32 event, __u32 now
 {
 	struct entry was = flow->was.entry;
 	union entry_word next = { .entry.target = was.target };
-	__u32 state = next_state(state_of(was), event);
+	__u32 state;
 
+	/* what most packets find: nothing to write */
+	if (likely(event == state_of(was) &&
+		   !((was.status ^ now << STATUS_SEEN_SHIFT) >> STATUS_SEEN_SHIFT)))
+		return false;
+	state = next_state(state_of(was), event);
 	next.entry.status = status_of(state, was.status & (STATUS_COUNTED | STATUS_CHECK), now);
-	if (likely(next.entry.status == was.status))
+	if (next.entry.status == was.status)
 		return false;
 	if (flow->way < WAYS &&
 	    __sync_val_compare_and_swap((__u64 *)&flow->bucket->entry[flow->way], flow->was.word,

@@ -60,7 +60,7 @@ static __always_inline bool spend_hop(struct packet *p, struct family family)
 		return false;
 	p->ip4->ttl--;
 	check = p->ip4->check + bpf_htons(0x0100);
-	p->ip4->check = check + (check >= 0xffff);
+	p->ip4->check = check + ((check + 1) >> 16); /* one more from 0xffff on */
 	return true;
 }
 
@@ -111,30 +111,27 @@ static __always_inline void set_macs(struct ethhdr *eth, __u64 destination, __u6
 }
 
 /* Where no MAC address is known: the backend may be the director itself. */
-static __always_inline enum reason keep(const struct packet *p, __u32 id, union next_hop_word to)
+static __always_inline enum reason keep(const struct packet *p, union next_hop_word to)
 {
 	if (!is_addressed_to_us(p))
 		return REASON_OTHER_HOST;
 	if (!is_known(to))
 		return REASON_NO_NEIGHBOUR;
-	count_packet(id, p->bytes);
+	count_packet(p->id, p->bytes);
 	return REASON_LOCAL;
 }
 
-static __always_inline enum reason forward(struct packet *p, struct family family, __u32 id)
+static __always_inline enum reason forward(struct packet *p, struct family family)
 {
-	const struct backend *backend = p->to ? p->to : bpf_map_lookup_elem(&backends, &id);
 	__u32 in = p->ctx->ingress_ifindex;
 	union egress_words out;
 	union next_hop_word to;
 	const struct egress *egress;
 	__u32 index;
 
-	if (!backend)
-		return stop(REASON_INTERNAL);
-	to = load_hop(backend);
+	to = load_hop(p->to);
 	if (unlikely(!MAC_OF(to.word)))
-		return keep(p, id, to);
+		return keep(p, to);
 	index = to.hop.egress;
 	egress = bpf_map_lookup_elem(&egresses, &index);
 	if (!egress)
@@ -158,7 +155,7 @@ static __always_inline enum reason forward(struct packet *p, struct family famil
 		return stop(REASON_NO_HEADROOM);
 	set_macs(p->eth, MAC_OF(to.word), out.word[0]);
 
-	count_packet(id, p->bytes);
+	count_packet(p->id, p->bytes);
 	if (out.egress.ifindex == in)
 		return REASON_TX;
 	return bpf_redirect(out.egress.ifindex, 0) == XDP_REDIRECT ? REASON_REDIRECT :

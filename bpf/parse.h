@@ -101,8 +101,9 @@ struct packet {
 		struct iphdr *ip4;
 		struct ipv6hdr *ip6;
 	};
-	const struct backend *to; /* where it goes, if that was looked up on the way */
-	__u32 bytes;		  /* of IP */
+	const struct backend *to; /* where it goes, and the id of that */
+	__u32 id;
+	__u32 bytes; /* of IP */
 	enum kind kind;
 	__u32 event;	       /* what it says of its flow: enum event */
 	const __be32 *numbers; /* TCP's, SCTP's: two that differ from one packet to the next */
@@ -118,7 +119,6 @@ static __always_inline void start_packet(struct packet *p, struct xdp_md *ctx)
 {
 	p->ctx = ctx;
 	p->tag = NULL;
-	p->to = NULL;
 	p->kind = KIND_FLOW;
 	p->event = 0;
 	p->numbers = NULL;

@@ -169,27 +169,27 @@ static __always_inline __u32 hashed_slot(const struct packet *p, struct family f
 }
 
 /*
- * mh: the backend of a connection that has been opened already, without a look at its flow; NULL where
- * the slot alone does not tell it. All flows of a settled slot have its backend, unless there are
- * limits. Time alone does not settle a slot: a connection may last for days.
+ * mh: lets a packet of a connection that has been opened already go where its slot says, without a
+ * look at its flow, if the slot alone tells that. All flows of a settled slot have its backend, unless
+ * there are limits. Time alone does not settle a slot: a connection may last for days.
  */
-static __always_inline const struct backend *settled_backend(const struct packet *p,
-							     struct family family,
-							     const struct service *service,
-							     target_t *target)
+static __always_inline bool follow_slot(struct packet *p, struct family family,
+					const struct service *service)
 {
-	const struct backend *backend;
+	const struct backend *to;
 	__u32 id;
 
 	if (!service->settled)
-		return NULL;
+		return false;
 	id = slot_of(service->table, client_slot(p, family, service));
 	if (!id || id & SLOT_UNSETTLED)
-		return NULL;
-	backend = bpf_map_lookup_elem(&backends, &id);
-	if (backend)
-		*target = target_of(id, backend);
-	return backend;
+		return false;
+	to = bpf_map_lookup_elem(&backends, &id);
+	if (!to)
+		return false;
+	p->id = id;
+	p->to = to;
+	return true;
 }
 
 /* Whether a hash can tell the backend of a connection that no flow knows. */
@@ -225,10 +225,11 @@ static __always_inline enum reason reckon(const struct packet *p, struct family 
 /*
  * mh: a packet of a settled slot does without its flow's entry, but what the entry says is wanted
  * too: for the listing, and for the day on which the slot changes. So the first packet after a SYN
- * looks the flow up all the same, FIN and RST and SCTP's control chunks do, and one in SAMPLE of the others. Any CPU sets and
- * clears the marks; one that is lost delays an entry's next state, no more.
+ * looks the flow up all the same, FIN and RST and SCTP's control chunks do, and one in 2^SAMPLE_BITS
+ * of the others. Any CPU sets and clears the marks; one that is lost delays an entry's next state, no
+ * more.
  */
-#define SAMPLE 64
+#define SAMPLE_BITS 6
 #define MARKS 65536
 
 __u8 marks[MARKS]; /* by the flow's hash: 1: a SYN came, and no packet after it */
@@ -246,7 +247,8 @@ static __always_inline bool is_watched(const struct packet *p, __u32 tag)
 		marks[tag % MARKS] = 0;
 		return true;
 	}
-	return p->numbers && mix(p->numbers[0] ^ p->numbers[1]) % SAMPLE == 1;
+	/* the upper bits of a product are random enough */
+	return p->numbers && (p->numbers[0] ^ p->numbers[1]) * MIX_1 >> (64 - SAMPLE_BITS) == 1;
 }
 
 #endif

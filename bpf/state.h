@@ -58,8 +58,6 @@ static __always_inline __u32 next_state(__u32 state, __u32 event)
 {
 	__u32 next;
 
-	if (event == state)
-		return state;
 	barrier_var(event); /* or the bound is left out that kernels before 6.8 must see here */
 	next = next_states[event % 32] >> 4 * state & 15;
 	return next ? next : state;

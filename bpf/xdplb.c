@@ -208,62 +208,105 @@ static __always_inline bool place_apart(const struct packet *p, struct family fa
 	return true;
 }
 
-static __always_inline enum reason place(struct packet *p, struct family family, target_t *target)
+/* Lets the packet go where its flow goes, if it may. known: there is a flow at all. */
+static __always_inline bool follow_flow(struct packet *p, struct family family,
+					const struct service *service, flow_hash_t hash,
+					__u32 event, __u32 now, bool *known)
+{
+	struct flow flow = find_flow(hash, now);
+	target_t target = flow.was.entry.target;
+	const struct backend *to;
+
+	*known = flow.bucket != NULL;
+	if (unlikely(!flow.bucket || !follows(event, flow.was.entry, now, &to)))
+		return false;
+	p->to = to;
+	p->id = target_id(target);
+	if (touch_flow(&flow, event, now) && service->persistence)
+		confirm(p, family, service, hash, target);
+	return true;
+}
+
+/*
+ * Places a SYN or INIT that comes again, or in a flood. Returns false for one of a new flow, which is
+ * to be recorded.
+ */
+static __always_inline bool place_opening(struct packet *p, struct family family,
+					  const struct service *service, flow_hash_t hash,
+					  __u32 event, __u32 now, struct cursor *cursor,
+					  target_t *target, enum reason *reason)
+{
+	__u32 unrecorded;
+	bool known;
+
+	if (service->scheduler == SCHEDULER_MH)
+		mark_opening(tag_of(hash));
+	unrecorded = flood_backend(p, family, service, cursor, hash, now);
+	*reason = REASON_TX;
+	if (!unrecorded || is_recorded_before(cursor, now)) {
+		expect_flow(hash);
+		if (follow_flow(p, family, service, hash, event, now, &known)) {
+			*target = target_of(p->id, p->to);
+			return true;
+		}
+	}
+	if (!unrecorded)
+		return false;
+	take_turn(cursor, now);
+	*reason = aim(unrecorded, target);
+	if (!*reason && service->persistence)
+		*reason = persist(p, family, service, cursor, hash, JOIN_FOLLOW, target);
+	return true;
+}
+
+/* Looks up where a packet goes that has not come upon it on its way. */
+static __always_inline enum reason head_for(struct packet *p, target_t target)
+{
+	__u32 id = target_id(target);
+
+	p->id = id;
+	p->to = bpf_map_lookup_elem(&backends, &id);
+	return p->to ? REASON_TX : REASON_INTERNAL;
+}
+
+static __always_inline enum reason place(struct packet *p, struct family family)
 {
 	const struct service *service = find_service(p, family);
-	__u32 event = p->event, now, unrecorded = 0;
-	flow_hash_t hash;
+	__u32 event = p->event, now;
 	struct cursor *cursor = NULL;
-	const struct backend *to;
-	struct flow flow = {};
+	target_t target = 0;
+	bool known = false;
 	enum reason reason;
+	flow_hash_t hash;
 
 	if (!service)
 		return stop(REASON_NO_SERVICE);
 	hash = family.is_ip6 ? hash_flow6(&p->key6) : hash_flow4(&p->key4);
 	if (unlikely(service->flags & (FLAG_PEERS | FLAG_ONE_PACKET)) &&
-	    place_apart(p, family, service, hash, target, &reason))
-		return reason;
-	p->to = is_first(event) ? NULL : settled_backend(p, family, service, target);
-	if (p->to) {
+	    place_apart(p, family, service, hash, &target, &reason))
+		goto placed;
+	if (!is_first(event) && follow_slot(p, family, service)) {
 		if (is_watched(p, tag_of(hash)))
-			keep_flow(hash, event, *target);
+			keep_flow(hash, event, target_of(p->id, p->to));
 		return REASON_TX;
 	}
 	now = now_ticks();
 	if (unlikely(is_opening(event))) {
-		if (service->scheduler == SCHEDULER_MH)
-			mark_opening(tag_of(hash));
 		cursor = bpf_map_lookup_elem(&cursors, &service->id);
 		if (!cursor)
 			return stop(REASON_INTERNAL);
-		unrecorded = flood_backend(p, family, service, cursor, hash, now);
+		if (place_opening(p, family, service, hash, event, now, cursor, &target, &reason))
+			goto placed;
+	} else if (follow_flow(p, family, service, hash, event, now, &known)) {
+		return REASON_TX;
 	}
-	if (!unrecorded || is_recorded_before(cursor, now)) {
-		if (unlikely(is_opening(event)))
-			expect_flow(hash);
-		flow = find_flow(hash, now);
-		if (likely(flow.bucket && follows(event, flow.was.entry, now, &to))) {
-			p->to = to;
-			*target = flow.was.entry.target;
-			if (touch_flow(&flow, event, now) && service->persistence)
-				confirm(p, family, service, hash, *target);
-			return REASON_TX;
-		}
-	}
-	if (unlikely(unrecorded)) {
-		take_turn(cursor, now);
-		reason = aim(unrecorded, target);
-		if (!reason && service->persistence)
-			reason = persist(p, family, service, cursor, hash, JOIN_FOLLOW, target);
-		return reason;
-	}
-	return open_flow(p, family, service, cursor, hash, flow.bucket != NULL, event, now, target);
+	reason = open_flow(p, family, service, cursor, hash, known, event, now, &target);
+placed:
+	return reason ? reason : head_for(p, target);
 }
 
 /* An ICMP error goes where the flow goes that it quotes. It is no sign of life of that flow. */
-static __always_inline enum reason place_quoted(const struct packet *p, struct family family,
-						target_t *target)
+static __always_inline enum reason place_quoted(struct packet *p, struct family family)
 {
 	const struct service *service = find_service(p, family);
 	__u32 self = service ? self_of_peer(p, service) : 0;
@@ -271,18 +314,17 @@ static __always_inline enum reason place_quoted(const struct packet *p, struct f
 	struct flow flow;
 
 	if (self)
-		return aim(self, target);
-	if (service && settled_backend(p, family, service, target))
+		return head_for(p, self);
+	if (service && follow_slot(p, family, service))
 		return REASON_TX;
 	hash = family.is_ip6 ? hash_flow6(&p->key6) : hash_flow4(&p->key4);
 	flow = find_flow(hash, now_ticks());
 	if (!flow.bucket || !is_current(flow.was.entry.target))
 		return REASON_ICMP_UNMATCHED;
-	*target = flow.was.entry.target;
-	return REASON_TX;
+	return head_for(p, flow.was.entry.target);
 }
 
-static __always_inline enum reason place_fragment(target_t *target)
+static __always_inline enum reason place_fragment(struct packet *p)
 {
 	const struct fragment_key *name = fragment_name();
 	const struct entry *first;
@@ -296,30 +338,28 @@ static __always_inline enum reason place_fragment(target_t *target)
 	was.word = load_word(first);
 	if (is_expired(was.entry, now_ticks()) || !is_current(was.entry.target))
 		return REASON_FRAGMENT_UNMATCHED;
-	*target = was.entry.target;
-	return REASON_TX;
+	return head_for(p, was.entry.target);
 }
 
 static __always_inline enum reason deliver(struct packet *p, struct family family)
 {
-	target_t target = 0;
 	enum reason reason;
 
 	switch (p->kind) {
 	case KIND_FLOW:
-		reason = place(p, family, &target);
+		reason = place(p, family);
 		break;
 	case KIND_QUOTED:
-		reason = place_quoted(p, family, &target);
+		reason = place_quoted(p, family);
 		break;
 	default:
-		reason = place_fragment(&target);
+		reason = place_fragment(p);
 	}
 	if (reason)
 		return reason;
 	if (unlikely(p->first_fragment))
-		record_fragment(target);
-	return forward(p, family, target_id(target));
+		record_fragment(target_of(p->id, p->to));
+	return forward(p, family);
 }
 
 static __always_inline enum reason walk(struct xdp_md *ctx)
