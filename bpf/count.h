@@ -3,7 +3,6 @@
 #ifndef XDPLB_COUNT_H
 #define XDPLB_COUNT_H
 
-#include "branch.h"
 #include "maps.h"
 
 /*

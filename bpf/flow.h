@@ -48,10 +48,11 @@ const volatile bool weakly_ordered;
 
 /*
  * Odd random numbers, drawn when the program is loaded: nobody outside can tell which tuples share
- * a bucket. The sum of products is Thorup's vector multiply-shift, which keeps any two tuples apart;
- * a service's key is longer than its words may be, but two that differ in that alone an odd factor
- * keeps apart for certain. Addresses and ports that count up may all come to lie in a few buckets:
- * one key in forty lost flows of a half full table of 1,024. The second product scatters those.
+ * a bucket. The sum of products is Thorup's vector multiply-shift, which keeps any two tuples apart.
+ * (A service's key has more bits than a word may have there; but two tuples that differ in nothing
+ * else have different hashes all the same, since the factor is odd.) Addresses and ports that count
+ * up may all come to lie in a few buckets: one key in forty lost flows of a half full table of 1,024.
+ * The second product scatters those.
  */
 const volatile __u64 hash_keys[HASH_KEYS];
 
@@ -178,7 +179,7 @@ static __always_inline flow_hash_t finish_hash(__u64 sum)
 	return (sum ^ sum >> 32) * hash_keys[1];
 }
 
-/* The service's key is one word that no other service has, and is at hand. */
+/* Address, port and protocol are one word: the key of a service that has that port, and at hand. */
 static __always_inline flow_hash_t hash_flow4(const struct flow_key4 *key)
 {
 	return finish_hash(hash_keys[0] + key->client * hash_keys[2] +
@@ -662,7 +663,8 @@ unlock_home:
 /*
  * Records a new flow and counts it. Where another CPU has just recorded the same flow, its choice
  * holds and *target becomes that: all packets of a connection reach one backend. counted:
- * STATUS_COUNTED if the flow counts for its backend's load, else 0. by_turn, cursor: as for add_flow, may be NULL.
+ * STATUS_COUNTED if the flow counts for its backend's load, else 0. by_turn, cursor: as for
+ * add_flow, may be NULL.
  */
 static __always_inline enum reason record_flow(const struct packet *p, struct family family,
 					       const struct service *by_turn, struct cursor *cursor,

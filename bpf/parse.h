@@ -101,12 +101,12 @@ struct packet {
 		struct iphdr *ip4;
 		struct ipv6hdr *ip6;
 	};
-	const struct backend *to; /* where it goes, and the id of that */
-	__u32 id;
-	__u32 bytes; /* of IP */
+	const struct backend *to; /* where it goes, */
+	__u32 id;		  /* and the id of that: set by whoever places it */
+	__u32 bytes;		  /* of IP */
 	enum kind kind;
 	__u32 event;	       /* what it says of its flow: enum event */
-	const __be32 *numbers; /* TCP's, SCTP's: two that differ from one packet to the next */
+	const __be32 *numbers; /* TCP's, SCTP's: two, which differ from one packet to the next */
 	bool first_fragment;   /* more will follow */
 	union {		       /* seen from the client, also when quoted */
 		struct flow_key4 key4;
@@ -114,7 +114,10 @@ struct packet {
 	};
 };
 
-/* What parsers set only in some packets. The rest of a packet is set by who says its kind. */
+/*
+ * What parsers set only in some packets. The rest of a packet is set by who says its kind, but for
+ * where it goes.
+ */
 static __always_inline void start_packet(struct packet *p, struct xdp_md *ctx)
 {
 	p->ctx = ctx;
@@ -235,7 +238,7 @@ static __always_inline enum reason parse_ethernet(struct packet *p, struct reade
 	return REASON_TX;
 }
 
-/* Whether the frame holds the bytes of the packet at ip; a jumbo frame's may lie in further buffers. */
+/* Whether the frame holds all of the packet at ip; a jumbo frame's end may lie in another buffer. */
 static __always_inline bool frame_holds(const struct packet *p, const struct reader *at, void *ip)
 {
 	return likely((__u64)(at->end - ip) >= p->bytes) ||

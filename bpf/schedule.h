@@ -170,8 +170,8 @@ static __always_inline __u32 hashed_slot(const struct packet *p, struct family f
 
 /*
  * mh: lets a packet of a connection that has been opened already go where its slot says, without a
- * look at its flow, if the slot alone tells that. All flows of a settled slot have its backend, unless
- * there are limits. Time alone does not settle a slot: a connection may last for days.
+ * look at its flow, if the slot alone tells that. All flows of a settled slot have its backend,
+ * unless there are limits. Time alone does not settle a slot: a connection may last for days.
  */
 static __always_inline bool follow_slot(struct packet *p, struct family family,
 					const struct service *service)
@@ -239,6 +239,12 @@ static __always_inline void mark_opening(__u32 tag)
 	marks[tag % MARKS] = 1;
 }
 
+/* Squared, or numbers that rise by equal steps may miss it for thousands of packets. */
+static __always_inline bool is_sampled(__u64 numbers)
+{
+	return numbers * numbers * MIX_1 >> (64 - SAMPLE_BITS) == 1;
+}
+
 static __always_inline bool is_watched(const struct packet *p, __u32 tag)
 {
 	if (!is_established(p->event))
@@ -247,8 +253,7 @@ static __always_inline bool is_watched(const struct packet *p, __u32 tag)
 		marks[tag % MARKS] = 0;
 		return true;
 	}
-	/* the upper bits of a product are random enough */
-	return p->numbers && (p->numbers[0] ^ p->numbers[1]) * MIX_1 >> (64 - SAMPLE_BITS) == 1;
+	return p->numbers && is_sampled(p->numbers[0] ^ p->numbers[1]);
 }
 
 #endif

@@ -229,7 +229,7 @@ static __always_inline bool follow_flow(struct packet *p, struct family family,
 
 /*
  * Places a SYN or INIT that comes again, or in a flood. Returns false for one of a new flow, which is
- * to be recorded.
+ * to be recorded, whether there was one before or not.
  */
 static __always_inline bool place_opening(struct packet *p, struct family family,
 					  const struct service *service, flow_hash_t hash,
@@ -357,6 +357,7 @@ static __always_inline enum reason deliver(struct packet *p, struct family famil
 	}
 	if (reason)
 		return reason;
+	/* where the backend was removed just now, those that follow are lost, or its successor's */
 	if (unlikely(p->first_fragment))
 		record_fragment(target_of(p->id, p->to));
 	return forward(p, family);

@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"encoding/binary"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -78,6 +79,51 @@ func TestHashOfAFlow(t *testing.T) {
 		bucket := d.bucket(d.homeOf(hash))
 		if way := slices.Index(bucket.Tag[:], hash.tag()); way < 0 || bucket.Entry[way].Status&statusCheck != hash.check() {
 			t.Fatalf("%v: bucket %+v, want %+v in it", client, bucket, hash)
+		}
+	}
+}
+
+// TestHashScatters: of flows that are alike but for a number that counts up, hardly more crowd in a bucket than of any others,
+// whatever the keys are.
+func TestHashScatters(t *testing.T) {
+	t.Parallel()
+	const flows, home, spill, keys = 512, 205, 103, 500 // a table for 1,024 flows
+	counting := func(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, 1, byte(n >> 8), byte(n)}) }
+	random := rand.New(rand.NewPCG(1, 2))
+	for name, flow := range map[string]func(n int) (client, at netip.AddrPort){
+		"clients": func(n int) (client, at netip.AddrPort) { return netip.AddrPortFrom(counting(n), clientPort), service4 },
+		"ports": func(n int) (client, at netip.AddrPort) {
+			return netip.AddrPortFrom(client4, uint16(30000+n)), service4
+		},
+		"VIPs": func(n int) (client, at netip.AddrPort) {
+			return netip.AddrPortFrom(client4, clientPort), netip.AddrPortFrom(counting(n), portPlain)
+		},
+		"VIP ports": func(n int) (client, at netip.AddrPort) {
+			return netip.AddrPortFrom(client4, clientPort), netip.AddrPortFrom(vip4, uint16(n))
+		},
+	} {
+		for range keys {
+			var keys [len(xdplbMeta{}.HashKeys)]uint64
+			for i := range keys {
+				keys[i] = random.Uint64() | 1
+			}
+			var first [home]uint32
+			var second [spill]uint32
+			spilled, lost := 0, 0
+			for n := range flows {
+				client, at := flow(n)
+				hash := hashFlow(keys, client, at, unix.IPPROTO_TCP)
+				if first[hash.home(home)]++; first[hash.home(home)] <= ways {
+					continue
+				}
+				spilled++
+				if second[hash.spill(spill)]++; second[hash.spill(spill)] > ways {
+					lost++
+				}
+			}
+			if spilled > flows/4 || lost > 0 { // 12 of 512 is what random numbers give
+				t.Errorf("%s: %d of %d spill, %d are lost, with the keys %x", name, spilled, flows, lost, keys)
+			}
 		}
 	}
 }

@@ -270,26 +270,65 @@ func TestLifeOnASettledSlot(t *testing.T) {
 	})
 }
 
-// TestSettledConnectionIsSampled: one in 64 packets of a connection on a settled slot keeps its entry alive.
+// TestSettledConnectionIsSampled: one in 64 packets of a connection on a settled slot keeps its entry alive, and none has to
+// wait for long, however its numbers rise.
 func TestSettledConnectionIsSampled(t *testing.T) {
 	t.Parallel()
-	d := newRig(t)
-	d.publish(tcpService("172.10.0.9:80", xdplbSchedulerSCHEDULER_MH, real1))
-	d.destination(t, frame(ip4(), syn(portPlain)))
-	d.destination(t, frame(ip4(), ack(portPlain)))
-	const packets, want = 64 * 64, 64
-	kept := 0
-	for sequence := range uint32(packets) {
-		d.age(100)
-		data := ack(portPlain)
-		data.Seq = 1460 * sequence
-		d.destination(t, frame(ip4(), data))
-		if idleFor(t, d.flows()[0].Status) < 50 {
-			kept++
+	sends := func(step uint32) func(uint32) []byte {
+		return func(n uint32) []byte {
+			data := ack(portPlain)
+			data.Seq = step * n
+			return frame(ip4(), data)
 		}
 	}
-	if kept < want/2 || kept > want*2 {
-		t.Errorf("%d of %d packets kept the entry alive, want about %d", kept, packets, want)
+	receives := func(n uint32) []byte {
+		data := ack(portPlain)
+		data.Ack = 1460 * n
+		return frame(ip4(), data)
+	}
+	association := func(n uint32) []byte {
+		packet := sctp(clientPort, portPlain, chunkData)
+		binary.BigEndian.PutUint32(packet.Payload[8:], 1460*n)
+		return frame(ip4(), packet)
+	}
+	tcpSYN, tcpACK := frame(ip4(), syn(portPlain)), frame(ip4(), ack(portPlain))
+	for _, c := range []struct {
+		name    string
+		opening [][]byte
+		packet  func(uint32) []byte
+	}{
+		{"single bytes", [][]byte{tcpSYN, tcpACK}, sends(1)},
+		{"536 bytes", [][]byte{tcpSYN, tcpACK}, sends(536)},
+		{"724 bytes", [][]byte{tcpSYN, tcpACK}, sends(724)},
+		{"1460 bytes", [][]byte{tcpSYN, tcpACK}, sends(1460)},
+		{"1472 bytes", [][]byte{tcpSYN, tcpACK}, sends(1472)},
+		{"receives", [][]byte{tcpSYN, tcpACK}, receives},
+		{"SCTP", [][]byte{frame(ip4(), sctp(clientPort, portPlain, chunkInit)), association(0)}, association},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := newRig(t)
+			of := tcpService("172.10.0.9:80", xdplbSchedulerSCHEDULER_MH, real1)
+			also := of
+			also.protocol = unix.IPPROTO_SCTP
+			d.publish(of, also)
+			for _, in := range c.opening {
+				d.destination(t, in)
+			}
+			const packets, want = 128 * 64, 128
+			kept, gap, longest := 0, 0, 0
+			for n := range uint32(packets) {
+				d.age(100)
+				d.destination(t, c.packet(n))
+				if gap++; idleFor(t, d.flows()[0].Status) < 50 {
+					kept++
+					gap = 0
+				}
+				longest = max(longest, gap)
+			}
+			if kept < want/2 || kept > want*2 || longest > 1000 {
+				t.Errorf("%d of %d packets kept the entry alive, %d in a row did not; want about %d, and 1000 at most", kept, packets, longest, want)
+			}
+		})
 	}
 }
 
@@ -310,8 +349,11 @@ func TestLifeOfADatagramFlow(t *testing.T) {
 func TestFlowsAreApart(t *testing.T) {
 	t.Parallel()
 	d := newPair(t)
-	d.publish(append(everywhere(portPlain, xdplbSchedulerSCHEDULER_RR, real1, real2),
-		everywhere(portVLAN, xdplbSchedulerSCHEDULER_RR, real1, real2)...)...)
+	other4, other6 := netip.MustParseAddr("172.10.0.10"), netip.MustParseAddr("fd00:172::a")
+	d.publish(append(append(everywhere(portPlain, xdplbSchedulerSCHEDULER_RR, real1, real2),
+		everywhere(portVLAN, xdplbSchedulerSCHEDULER_RR, real1, real2)...),
+		udpService(netip.AddrPortFrom(other4, portPlain).String(), xdplbSchedulerSCHEDULER_RR, real1, real2),
+		udpService(netip.AddrPortFrom(other6, portPlain).String(), xdplbSchedulerSCHEDULER_RR, real1, real2))...)
 	frames := [][]byte{
 		frame(ip4(), udp(portPlain)),
 		frame(ip4(), udpFrom(clientPort+1, portPlain)),
@@ -323,6 +365,8 @@ func TestFlowsAreApart(t *testing.T) {
 		frame(ip6(), syn(portPlain)),
 		frame(ip6(from6(router6)), udp(portPlain)),
 		frame(ip6(), udp(portVLAN)),
+		frame(ip4(to4(other4)), udp(portPlain)),
+		frame(ip6(to6(other6)), udp(portPlain)),
 	}
 	for range 3 {
 		for _, in := range frames {
