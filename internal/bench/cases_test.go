@@ -203,6 +203,29 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// TestCrowded sees a wrong verdict excused only where established flows have given way to others.
+func TestCrowded(t *testing.T) {
+	t.Parallel()
+	director := newTestDirector(t)
+	if err := director.Fill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := director.explain(errVerdict); errors.Is(err, errCrowded) || !errors.Is(err, errVerdict) {
+		t.Errorf("half full: error %v, want %v", err, errVerdict)
+	}
+	director.flows *= 8
+	for range 100 { // SYNs crowd each other out too
+		if err := director.Fill(); err == nil {
+			break
+		} else if !errors.Is(err, errVerdict) {
+			t.Fatal(err)
+		}
+	}
+	if err := director.explain(errVerdict); !errors.Is(err, errCrowded) || !errors.Is(err, errVerdict) {
+		t.Errorf("overfull: error %v, want %v", err, errCrowded)
+	}
+}
+
 // TestRun is the whole measurement, short.
 func TestRun(t *testing.T) {
 	t.Parallel()

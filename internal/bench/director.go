@@ -344,6 +344,27 @@ func (d *Director) quiesce(key lb.ServiceKey) error {
 	return err
 }
 
+// errCrowded means that of the table's second part one bucket was full of established flows by chance, and a new one
+// took the place of one of them. That is no wrong verdict.
+var errCrowded = errors.New("an established flow gave way to a new one")
+
+// explain adds errCrowded to an error if it may be the reason.
+func (d *Director) explain(reason error) error {
+	view, err := datapath.Open(d.pinDir)
+	if err != nil {
+		return errors.Join(reason, err)
+	}
+	defer view.Close()
+	status, err := view.Status()
+	if err != nil {
+		return errors.Join(reason, err)
+	}
+	if status.Flows.Evictions.Established > 0 {
+		return fmt.Errorf("%w: %w", reason, errCrowded)
+	}
+	return reason
+}
+
 // Verify checks what no verdict shows: that each service counted exactly the connections that the cases opened. An
 // established flow that was scheduled anew, or a new one that was taken for a known one, would be forwarded as well.
 func (d *Director) Verify() error {
