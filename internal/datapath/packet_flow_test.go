@@ -291,6 +291,11 @@ func TestSettledConnectionIsSampled(t *testing.T) {
 		binary.BigEndian.PutUint32(packet.Payload[8:], 1460*n)
 		return frame(ip4(), packet)
 	}
+	d := newRig(t, tableOf(1, 1))
+	of := tcpService("172.10.0.9:80", xdplbSchedulerSCHEDULER_MH, real1)
+	also := of
+	also.protocol = unix.IPPROTO_SCTP
+	d.publish(of, also)
 	tcpSYN, tcpACK := frame(ip4(), syn(portPlain)), frame(ip4(), ack(portPlain))
 	for _, c := range []struct {
 		name    string
@@ -303,11 +308,7 @@ func TestSettledConnectionIsSampled(t *testing.T) {
 		{"SCTP", [][]byte{frame(ip4(), sctp(clientPort, portPlain, chunkInit)), association(0)}, association},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			d := newRig(t, tableOf(1, 1))
-			of := tcpService("172.10.0.9:80", xdplbSchedulerSCHEDULER_MH, real1)
-			also := of
-			also.protocol = unix.IPPROTO_SCTP
-			d.publish(of, also)
+			d.forget()
 			for _, in := range c.opening {
 				d.destination(t, in)
 			}
